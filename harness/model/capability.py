@@ -1,0 +1,38 @@
+"""What a subject can do. Suites ask for capabilities, never for a subject's name."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Capability(StrEnum):
+    """One thing a subject declares and a probe confirms. Declared but absent is a failure; undeclared is `n/a`."""
+
+    IMAGES = "images"
+    """pulls from a registry, and removes what it pulled"""
+    SANDBOX = "sandbox"
+    """has pods (CRI pod sandboxes)"""
+    EXEC = "exec"
+    PAUSE = "pause"
+    """pauses and resumes, by its API or by its engine's native tool (the record's `via` tells)"""
+    LOGS = "logs"
+    """keeps, or hands on, what a container printed, stdout and stderr apart"""
+    LOG_TIMESTAMPS = "log_timestamps"
+    """gives each line a time"""
+    BRIDGE = "bridge"
+    """joins a container to a network of its own (CNI or the engine's)"""
+    EXIT_CODE = "exit_code"
+    """tells with which status a container ended"""
+
+
+WHY_NOT: dict[Capability, str] = {
+    Capability.IMAGES: "has no images: the harness unpacks a bundle for it",
+    Capability.SANDBOX: "has no pods",
+    Capability.EXEC: "has no exec",
+    Capability.PAUSE: "has no pause, and its engine has no native tool that does it",
+    Capability.LOGS: "keeps no logs",
+    Capability.LOG_TIMESTAMPS: "hands output on without a time",
+    Capability.BRIDGE: "sets up no network of its own",
+    Capability.EXIT_CODE: "does not tell how a container ended",
+}
+"""The reason that an `n/a` cell gives."""
