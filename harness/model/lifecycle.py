@@ -98,6 +98,7 @@ _thaws: Rule = Unspecified("runtimes differ on whether a signal may wait until t
 # forcibly removed"). The Engine API answers 304 for what is already started or stopped, which is not an error. OCI:
 # "start: attempting to start a container that is not created MUST ... generate an error", and the same sentence for
 # kill (created or running) and delete (stopped).
+# fmt: off
 RULES: Mapping[tuple[State, Operation], Mapping[Contract, Rule]] = {
     key: dict(zip(Contract, rules, strict=True))
     for key, rules in {
@@ -134,6 +135,7 @@ RULES: Mapping[tuple[State, Operation], Mapping[Contract, Rule]] = {
         (State.ABSENT, Operation.REMOVE):   (_removed,       _missing,       _missing,       _missing),
     }.items()
 }
+# fmt: on
 
 
 def rule(contract: Contract, state: State, operation: Operation) -> Rule:

@@ -13,7 +13,9 @@ from harness.model.capability import Capability
 
 CRI_CAPABILITIES = frozenset(Capability)
 DOCKER_CAPABILITIES = frozenset(Capability) - {Capability.SANDBOX}
-CTR_CAPABILITIES = frozenset({Capability.IMAGES, Capability.EXEC, Capability.PAUSE, Capability.LOGS, Capability.EXIT_CODE})
+CTR_CAPABILITIES = frozenset(
+    {Capability.IMAGES, Capability.EXEC, Capability.PAUSE, Capability.LOGS, Capability.EXIT_CODE}
+)
 OCI_CAPABILITIES = frozenset({Capability.EXEC, Capability.PAUSE, Capability.LOGS})
 
 CAPABILITIES_OF_CLIENT: Mapping[str, frozenset[Capability]] = MappingProxyType(

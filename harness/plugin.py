@@ -1,0 +1,273 @@
+"""The pytest plugin: subjects as parameters, capabilities as marks, and a record for every test.
+
+A suite's test asks for the fixture `trial` (one subject afloat) and runs once for each subject. Marks:
+``operation("stop")`` names the column of the report to which the test belongs; ``needs(Capability.LOGS, ...)`` what the
+subject has to offer, else the test is `n/a`. A test that raises `AssertionError` or `RuntimeRefusal`, or waits in vain,
+found the runtime at fault (`fail`); anything else is the harness' own fault (`error`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.engine import availability
+from harness.errors import RuntimeRefusal, WaitTimeout
+from harness.model.capability import WHY_NOT, Capability
+from harness.model.lifecycle import Operation
+from harness.model.record import Outcome, Phase, Record
+from harness.model.subject import Subject
+from harness.session import Trial, open_trial
+from harness.session.turns import Turn, take_turns
+from harness.store import RunFolder
+
+ORDERS = "SEATRIAL_ORDERS"
+"""Environment variable with the path of the run's orders; xdist's workers inherit it."""
+
+FINDINGS = (AssertionError, RuntimeRefusal, WaitTimeout)
+
+
+class NotOffered(pytest.skip.Exception):
+    """Ends a test whose subject does not offer what it needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What one pytest session of a run has to do; written by `harness.cli`, read here."""
+
+    run: str
+    folder: Path
+    blobs: Path
+    phase: Phase
+    subjects: tuple[Subject, ...]
+    blocks: int = 1
+    seed: int = 0
+    port: int = 5000
+
+    def write(self, path: Path) -> None:
+        """Save as JSON."""
+        path.write_text(
+            json.dumps(
+                {
+                    "run": self.run,
+                    "folder": str(self.folder),
+                    "blobs": str(self.blobs),
+                    "phase": self.phase,
+                    "blocks": self.blocks,
+                    "seed": self.seed,
+                    "port": self.port,
+                    "subjects": [
+                        {
+                            "name": subject.name,
+                            "engine": subject.engine,
+                            "client": subject.client,
+                            "handler": subject.handler,
+                            "capabilities": sorted(subject.capabilities),
+                            "socket": subject.socket,
+                            "options": dict(subject.options),
+                        }
+                        for subject in self.subjects
+                    ],
+                }
+            )
+        )
+
+    @classmethod
+    def read(cls, path: Path) -> Orders:
+        """Load what `write` saved."""
+        data = json.loads(path.read_text())
+        subjects = tuple(
+            Subject(**{**row, "capabilities": frozenset(Capability(word) for word in row["capabilities"])})
+            for row in data.pop("subjects")
+        )
+        folder, blobs, phase = Path(data.pop("folder")), Path(data.pop("blobs")), Phase(data.pop("phase"))
+        return cls(folder=folder, blobs=blobs, phase=phase, subjects=subjects, **data)
+
+
+@dataclass(slots=True)
+class Fleet:
+    """The trials of this process. In the check phase one at a time, in the measuring phase all at once."""
+
+    orders: Orders
+    records: RunFolder
+    _afloat: dict[str, tuple[contextlib.ExitStack, Trial]] = field(default_factory=dict)
+    _sunk: dict[str, BaseException] = field(default_factory=dict)
+
+    def trial(self, subject: Subject) -> Trial:
+        """The trial of `subject`, put afloat when it is asked for first.
+
+        A subject that cannot run on this machine is skipped with the reason; one whose engine did not start raises the
+        same error each time, without another try.
+        """
+        if subject.name in self._sunk:
+            raise self._sunk[subject.name]
+        if subject.name not in self._afloat:
+            try:
+                reason = availability(subject)
+                if reason:
+                    pytest.skip(reason)
+                if self.orders.phase is Phase.CHECK:
+                    self.close()
+                stack = contextlib.ExitStack()
+                trial = stack.enter_context(
+                    open_trial(subject, self.orders.run, self.records, self.orders.blobs, self.orders.port)
+                )
+                self._afloat[subject.name] = stack, trial
+            except (Exception, pytest.skip.Exception) as error:
+                self._sunk[subject.name] = error
+                raise
+        return self._afloat[subject.name][1]
+
+    def close(self) -> None:
+        """Take every trial down; the first error wins, and the others are taken down all the same."""
+        with contextlib.ExitStack() as all_of_them:
+            for stack, _ in self._afloat.values():
+                all_of_them.push(stack)
+            self._afloat.clear()
+
+
+_ORDERS = pytest.StashKey[Orders]()
+_RECORDS = pytest.StashKey[RunFolder]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "operation(name): the column of the report to which the test belongs")
+    config.addinivalue_line("markers", "needs(*capabilities): what the subject has to offer, else the test is n/a")
+    config.addinivalue_line("markers", "measured: takes its turn alone on the machine, and its times count")
+    if ORDERS in os.environ:
+        orders = Orders.read(Path(os.environ[ORDERS]))
+        config.stash[_ORDERS] = orders
+        config.stash[_RECORDS] = RunFolder(orders.folder)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    orders = metafunc.config.stash.get(_ORDERS, None)
+    if orders is None:
+        return
+    if "turn" in metafunc.fixturenames:
+        turns = take_turns(orders.subjects, orders.blocks, orders.seed) if orders.phase is Phase.MEASURE else []
+        metafunc.parametrize("turn", turns, ids=[f"{turn.block}-{turn.subject.name}" for turn in turns])
+    elif "trial" in metafunc.fixturenames:
+        metafunc.parametrize(
+            "trial",
+            [
+                pytest.param(subject, id=subject.name, marks=pytest.mark.xdist_group(subject.slug))
+                for subject in orders.subjects
+            ],
+            indirect=True,
+        )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep the tests of the phase that is ordered; check one subject after the other, measure in the order of turns."""
+    orders = config.stash.get(_ORDERS, None)
+    if orders is None:
+        return
+    measuring = orders.phase is Phase.MEASURE
+    kept = [item for item in items if (item.get_closest_marker("measured") is not None) is measuring]
+    dropped = [item for item in items if item not in kept]
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+    ranks = {subject.name: rank for rank, subject in enumerate(orders.subjects)}
+    if not measuring:
+        kept.sort(key=lambda item: ranks.get(getattr(_subject_of(item), "name", ""), -1))
+    items[:] = kept
+
+
+def _subject_of(item: pytest.Item) -> Subject | None:
+    params = getattr(getattr(item, "callspec", None), "params", {})
+    value = params.get("trial", params.get("turn"))
+    return value.subject if isinstance(value, Turn) else value
+
+
+@pytest.fixture(scope="session")
+def fleet(request: pytest.FixtureRequest) -> Iterator[Fleet]:
+    """Every trial that this process puts afloat."""
+    config = request.config
+    ships = Fleet(config.stash[_ORDERS], config.stash[_RECORDS])
+    yield ships
+    ships.close()
+
+
+@pytest.fixture
+def trial(request: pytest.FixtureRequest, fleet: Fleet) -> Trial:
+    """One subject afloat, offering what the test needs."""
+    subject: Subject = request.param
+    marker = request.node.get_closest_marker("needs")
+    for capability in marker.args if marker else ():
+        if capability not in subject.capabilities:
+            reason = availability(subject)
+            if reason:
+                pytest.skip(reason)
+            raise NotOffered(f"{subject.name} {WHY_NOT[capability]}")
+    return fleet.trial(subject)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Write the record of a test as soon as its outcome is known."""
+    report: pytest.TestReport = yield
+    orders = item.config.stash.get(_ORDERS, None)
+    if orders is None:
+        return report
+    done = call.when == "call" or (call.when == "setup" and call.excinfo is not None)
+    broke_after = call.when == "teardown" and call.excinfo is not None
+    if (done or broke_after) and not (orders.phase is Phase.MEASURE and report.passed):
+        subject = _subject_of(item)
+        outcome, reason = _judge(call)
+        if outcome in (Outcome.FAIL, Outcome.ERROR) and subject is not None:
+            reason += f"\nreproduce: {_again(item, subject)}"
+        item.config.stash[_RECORDS].append(_record(item, subject, orders, outcome, reason))
+        report.user_properties.append(("seatrial", outcome.value))
+    return report
+
+
+def _judge(call: pytest.CallInfo[None]) -> tuple[Outcome, str]:
+    if call.excinfo is None:
+        return Outcome.PASS, ""
+    error = call.excinfo.value
+    if isinstance(error, NotOffered):
+        return Outcome.NA, str(error)
+    if isinstance(error, pytest.skip.Exception):
+        return Outcome.SKIP, str(error)
+    words = f"{type(error).__name__}: {error}".removeprefix("AssertionError: ")
+    if isinstance(error, FINDINGS) and call.when == "call":
+        return Outcome.FAIL, words
+    return Outcome.ERROR, words
+
+
+def _again(item: pytest.Item, subject: Subject) -> str:
+    suite = _suite_of(item)
+    name = subject.name
+    if subject.engine == "attached" or subject.handler.startswith("/"):
+        name = f"{subject.name}=..."
+    return f"seatrial run {name} --suite {suite} -- -k '{getattr(item, 'originalname', item.name)}'"
+
+
+def _suite_of(item: pytest.Item) -> str:
+    return item.path.parent.name
+
+
+def _record(item: pytest.Item, subject: Subject | None, orders: Orders, outcome: Outcome, reason: str) -> Record:
+    marker = item.get_closest_marker("operation")
+    params: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
+    operation = params.get("operation") or (marker.args[0] if marker else "")
+    return Record(
+        subject=subject.name if subject else "this machine",
+        engine=subject.engine if subject else "",
+        client=subject.client if subject else "",
+        handler=subject.handler if subject else "",
+        suite=_suite_of(item),
+        test=item.name,
+        operation=operation.value if isinstance(operation, Operation) else str(operation),
+        outcome=outcome,
+        phase=orders.phase,
+        reason=reason,
+    )

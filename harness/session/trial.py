@@ -1,0 +1,210 @@
+"""A trial: one subject with its arena, engine, client, meter and witness, ready to sail."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from harness.arena import Arena
+from harness.client.opening import open_client
+from harness.client.verbs import Client, Site
+from harness.clock import wait_until
+from harness.engine import RunningEngine, start_engine
+from harness.errors import RuntimeRefusal
+from harness.image.bundle import unpack
+from harness.image.registry import serve
+from harness.linux.cgroups import read_layout
+from harness.meter import Meter, open_meter
+from harness.model.capability import Capability
+from harness.model.container import ContainerSpec, Network
+from harness.model.lifecycle import State
+from harness.model.subject import Subject
+from harness.session.step import Recorder, Stepper
+from harness.session.witness import Sighting, Witness
+
+IMAGE = "seatrial/busybox:1"
+SPARE_IMAGE = "seatrial/spare:1"
+PAUSE_IMAGE = "seatrial/pause:1"
+GRACE_S = 5.0
+
+SLEEPER = ("/bin/sh", "-c", "trap 'echo bye; exit 0' TERM; echo ready; sleep 3600 & wait")
+"""Ends at once, with status 0, when it is asked to; its last word goes to the log."""
+STUBBORN = ("/bin/sh", "-c", "trap '' TERM; echo ready; sleep 3600 & while :; do wait; done")
+"""Hears SIGTERM and stays."""
+
+
+@dataclass(slots=True)
+class Trial:
+    """One subject afloat. The containers and sandboxes made through it are gone when it closes."""
+
+    subject: Subject
+    arena: Arena
+    engine: RunningEngine
+    client: Client
+    meter: Meter
+    witness: Witness
+    steps: Stepper
+    registry: str
+    """``host:port`` of the registry, as this engine reaches it"""
+    _serial: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    _containers: list[str] = field(default_factory=list)
+    _sandboxes: list[str] = field(default_factory=list)
+    _harbour: dict[Network, str] = field(default_factory=dict)
+
+    def offers(self, capability: Capability) -> bool:
+        return capability in self.subject.capabilities
+
+    def image(self, name: str = IMAGE) -> str:
+        """The reference by which this engine pulls a test image."""
+        return f"{self.registry}/{name}"
+
+    def name(self, stem: str) -> str:
+        """A name that no other container or sandbox of this trial has."""
+        return f"{stem}-{next(self._serial)}-{os.getpid()}"
+
+    def sandbox(self, network: Network = Network.HOST) -> str:
+        """The pod that containers of this trial share when no test asks for one of its own; "" for a subject without."""
+        if not self.offers(Capability.SANDBOX):
+            return ""
+        if network not in self._harbour or not self.client.sandbox_ready(self._harbour[network]):
+            self._harbour[network] = self.run_sandbox(network)
+        return self._harbour[network]
+
+    def run_sandbox(self, network: Network = Network.HOST) -> str:
+        """A new pod, removed with the trial at the latest."""
+        sandbox = self.client.run_sandbox(self.name("pod"), network)
+        self._sandboxes.append(sandbox)
+        return sandbox
+
+    def spec(
+        self,
+        argv: tuple[str, ...] = SLEEPER,
+        *,
+        stem: str = "box",
+        sandbox: str | None = None,
+        network: Network = Network.HOST,
+        env: tuple[tuple[str, str], ...] = (),
+    ) -> ContainerSpec:
+        """A container to create, in the shared pod unless `sandbox` says otherwise."""
+        within = self.sandbox(network) if sandbox is None else sandbox
+        return ContainerSpec(self.name(stem), self.image(), argv, env, network, within)
+
+    def create(self, spec: ContainerSpec) -> str:
+        """Create a container, removed with the trial at the latest. The image is pulled first where it is missing."""
+        if self.offers(Capability.IMAGES) and not self.client.has_image(spec.image):
+            self.client.pull(spec.image)
+        container = self.client.create(spec)
+        self._containers.append(container)
+        return container
+
+    def launch(self, spec: ContainerSpec, word: str = "ready") -> str:
+        """Create and start a container, and wait until it has printed `word` (where the subject gives logs)."""
+        container = self.create(spec)
+        self.client.start(container)
+        self.await_word(container, word)
+        return container
+
+    def await_word(self, container: str, word: str) -> None:
+        """Wait until a line of the container's log is `word`; nothing to wait for without logs."""
+        if word and self.offers(Capability.LOGS):
+            wait_until(
+                lambda: any(line.text == word for line in self.client.logs(container)),
+                10,
+                f"{self.subject.name}: the line {word!r} in the log of {container}",
+            )
+
+    def await_state(self, container: str, state: State, timeout_s: float = 10) -> None:
+        """Wait until the runtime reports `state`. Raises `WaitTimeout`."""
+        wait_until(
+            lambda: self.client.state(container) is state, timeout_s, f"{self.subject.name}: {container} to be {state}"
+        )
+
+    def state(self, spec: ContainerSpec, container: str) -> State:
+        """What the runtime reports; `PAUSED` where the kernel holds the container of an interface without that state."""
+        state = self.client.state(container)
+        if state is State.RUNNING and any(self.witness.frozen(process) for process in self.init(spec)):
+            return State.PAUSED
+        return state
+
+    def init(self, spec: ContainerSpec) -> list[Sighting]:
+        """The container's first process, as a list of one; empty where there is none."""
+        return self.witness.processes(spec.name)[:1]
+
+    def discard(self, container: str, sandbox: str = "") -> None:
+        """Take a container (and a pod) down by whatever it takes; what is gone already is no error."""
+        for verb in (self._thaw, lambda c: self.client.stop(c, 0), self.client.remove):
+            with contextlib.suppress(RuntimeRefusal):
+                verb(container)
+        if container in self._containers and self.client.state(container) is State.ABSENT:
+            self._containers.remove(container)
+        if sandbox:
+            for drop in (self.client.stop_sandbox, self.client.remove_sandbox):
+                with contextlib.suppress(RuntimeRefusal):
+                    drop(sandbox)
+            if sandbox in self._sandboxes:
+                self._sandboxes.remove(sandbox)
+
+    def _thaw(self, container: str) -> None:
+        if self.offers(Capability.PAUSE):
+            self.client.resume(container)
+
+    def close(self) -> None:
+        """Remove every container and pod that is still there."""
+        for container in list(self._containers):
+            self.discard(container)
+        for sandbox in list(self._sandboxes):
+            self.discard("", sandbox)
+
+
+@contextlib.contextmanager
+def open_trial(subject: Subject, run_id: str, recorder: Recorder, blobs: Path, port: int = 5000) -> Iterator[Trial]:
+    """Put `subject` afloat: arena, registry, engine, client, meter; everything is gone afterwards.
+
+    `blobs` is the folder of the test images (`harness.image.build.write_images`). Raises `ArenaError`, `EngineError`,
+    `MachineError`.
+    """
+    attached = bool(subject.socket)
+    with contextlib.ExitStack() as stack:
+        arena = stack.enter_context(Arena.open(run_id, subject.slug, attach=attached))
+        address = str(stack.enter_context(serve(arena, blobs, 0 if attached else port)))
+        engine = stack.enter_context(start_engine(subject, arena, address))
+        workspace = arena.state / "client"
+        workspace.mkdir(parents=True, exist_ok=True)
+        rootfs = {}
+        if subject.client == "oci":
+            unpack(blobs, IMAGE, arena.root / "rootfs")
+            rootfs[f"{address}/{IMAGE}"] = arena.root / "rootfs"
+        site = Site(
+            runner=arena,
+            socket=engine.socket,
+            handler=engine.handler,
+            native=engine.native,
+            cgroup_parent=engine.cgroup_parent,
+            workspace=workspace,
+            rootfs=rootfs,
+            pause_image=f"{address}/{PAUSE_IMAGE}",
+        )
+        client = stack.enter_context(open_client(subject, site))
+        layout = read_layout()
+        meter = stack.enter_context(open_meter(layout, _groups(arena, engine)))
+        witness = Witness(layout, _where(arena, engine), arena.keeper_pid)
+        trial = Trial(
+            subject, arena, engine, client, meter, witness, Stepper(subject, client, meter, recorder), address
+        )
+        stack.callback(trial.close)
+        yield trial
+
+
+def _groups(arena: Arena, engine: RunningEngine) -> dict[str, str]:
+    return {"engine": engine.cgroup, "client": arena.cgroups.client, "pods": arena.cgroups.pods}
+
+
+def _where(arena: Arena, engine: RunningEngine) -> Callable[[], list[int]]:
+    """Where this engine's containers may be: below the arena's cgroup, or anywhere for an engine that is not ours."""
+    if engine.cgroup_parent:
+        return lambda: arena.pids("pods")
+    return lambda: [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]

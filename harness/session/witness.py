@@ -1,0 +1,101 @@
+"""What the kernel says of a container, without asking the runtime that started it.
+
+Every container of a trial carries ``SEATRIAL_ID=<name>`` in its environment (`harness.model.container.ContainerSpec`);
+its processes are found by that, in the cgroup below which the runtime was told to put its containers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.linux import cgroups
+from harness.linux.mounts import Mount, read_mounts
+
+PROC = Path("/proc")
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """A process, told from a later one of the same number by its start time (clock ticks since boot)."""
+
+    pid: int
+    started: int
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still runs: there, the same one, and neither a zombie nor dead."""
+        stat = _stat(self.pid)
+        return stat is not None and stat[1] == self.started and stat[0] not in "ZX"
+
+
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """Looks at /proc and the cgroup file systems. `pids` lists where containers may be; `root_pid` is any process in
+    the mount namespace of the engine.
+    """
+
+    layout: cgroups.Layout
+    pids: Callable[[], Iterable[int]]
+    root_pid: int
+
+    def processes(self, name: str) -> list[Sighting]:
+        """The live processes of container `name`, its init first."""
+        token = f"SEATRIAL_ID={name}".encode()
+        found: list[tuple[int, Sighting]] = []
+        for pid in self.pids():
+            try:
+                if token not in (PROC / str(pid) / "environ").read_bytes().split(b"\0"):
+                    continue
+            except (FileNotFoundError, ProcessLookupError, PermissionError):
+                continue
+            stat = _stat(pid)
+            if stat is not None and stat[0] not in "ZX":
+                found.append((_inner_pid(pid), Sighting(pid, stat[1])))
+        return [sighting for _, sighting in sorted(found, key=lambda pair: (pair[0], pair[1].pid))]
+
+    def frozen(self, sighting: Sighting) -> bool:
+        """Whether the process is held by the cgroup freezer (v1 ``freezer.state``, v2 ``cgroup.events``)."""
+        return cgroups.is_frozen(self.layout, sighting.pid)
+
+    def cgroup_folders(self, sighting: Sighting) -> list[Path]:
+        """The folders of the cgroups that the process is in, one for each hierarchy that accounts or limits."""
+        return cgroups.folders_of(self.layout, sighting.pid)
+
+    def namespace(self, pid: int, kind: str) -> int:
+        """The inode number by which the kernel tells namespaces of one kind apart (namespaces(7))."""
+        return (PROC / str(pid) / "ns" / kind).stat().st_ino
+
+    def command_line(self, pid: int) -> str:
+        """The arguments of a process, each ended by NUL (proc_pid_cmdline(5))."""
+        return (PROC / str(pid) / "cmdline").read_text(errors="replace")
+
+    def environment(self, pid: int) -> str:
+        """The environment that a process was started with, each entry ended by NUL (proc_pid_environ(5))."""
+        return (PROC / str(pid) / "environ").read_text(errors="replace")
+
+    def mounts(self) -> list[Mount]:
+        """Every mount that the engine sees."""
+        return read_mounts(str(self.root_pid))
+
+
+def _stat(pid: int) -> tuple[str, int] | None:
+    """State letter and start time of a process, proc_pid_stat(5) fields 3 and 22; None where it is gone."""
+    try:
+        text = (PROC / str(pid) / "stat").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = text.rpartition(")")[2].split()
+    return fields[0], int(fields[19])
+
+
+def _inner_pid(pid: int) -> int:
+    """The process' number in its own PID namespace (``NSpid`` of proc_pid_status(5)); 1 is the container's init."""
+    try:
+        for line in (PROC / str(pid) / "status").read_text(errors="replace").splitlines():
+            if line.startswith("NSpid:"):
+                return int(line.split()[-1])
+    except (FileNotFoundError, ProcessLookupError):
+        pass
+    return pid

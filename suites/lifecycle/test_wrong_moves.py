@@ -1,0 +1,126 @@
+"""Every move from every state: the legal ones end where they should, the wrong ones are refused and change nothing.
+
+`harness.model.lifecycle.RULES` says which is which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from harness.errors import Conflict, NotFound, Refused, RuntimeRefusal
+from harness.model.capability import Capability
+from harness.model.container import ContainerSpec
+from harness.model.lifecycle import RULES, Goes, Kind, Operation, Refuses, State, rule
+from harness.plugin import NotOffered
+from harness.session.trial import Trial
+
+KINDS: dict[Kind, tuple[type[RuntimeRefusal], ...]] = {
+    Kind.NOT_FOUND: (NotFound,),
+    # Most runtimes say in words only that the state forbids it; what counts is that they do not call it "not found".
+    Kind.CONFLICT: (Conflict, Refused),
+}
+NEEDED = {
+    Operation.EXEC: Capability.EXEC,
+    Operation.PAUSE: Capability.PAUSE,
+    Operation.RESUME: Capability.PAUSE,
+}
+UNKNOWN = "seatrial-no-such-container"
+
+
+@dataclass(slots=True)
+class Berth:
+    """A container for each state, reused from test to test as long as it still is in that state."""
+
+    kept: dict[tuple[str, State], tuple[ContainerSpec, str]] = field(default_factory=dict)
+
+    def container(self, trial: Trial, state: State) -> tuple[ContainerSpec, str]:
+        """A container of `trial` in `state`."""
+        if state is State.ABSENT:
+            return trial.spec(stem="absent", sandbox=""), UNKNOWN
+        key = (trial.subject.name, state)
+        if key in self.kept:
+            spec, container = self.kept[key]
+            if trial.state(spec, container) is state:
+                return spec, container
+            trial.discard(container)
+        spec = trial.spec(stem=state.value)
+        container = trial.create(spec)
+        self.kept[key] = spec, container
+        if state is not State.CREATED:
+            trial.client.start(container)
+            trial.await_word(container, "ready")
+        if state is State.PAUSED:
+            trial.client.pause(container)
+        if state is State.STOPPED:
+            trial.client.stop(container, 5)
+        return spec, container
+
+
+@pytest.fixture(scope="module")
+def berth() -> Iterator[Berth]:
+    """Containers in each state; they go with their trial."""
+    return Berth()
+
+
+def _moves(trial: Trial) -> dict[Operation, Callable[[str], object]]:
+    client = trial.client
+    return {
+        Operation.START: client.start,
+        Operation.EXEC: lambda container: client.exec(container, ("/bin/true",)),
+        Operation.PAUSE: client.pause,
+        Operation.RESUME: client.resume,
+        Operation.STOP: lambda container: client.stop(container, 5),
+        Operation.REMOVE: client.remove,
+    }
+
+
+@pytest.mark.parametrize(("state", "operation"), list(RULES), ids=lambda value: str(value))
+def test_move(trial: Trial, berth: Berth, state: State, operation: Operation) -> None:
+    """One operation on a container in one state."""
+    for capability in {NEEDED.get(operation), Capability.PAUSE if state is State.PAUSED else None} - {None}:
+        if not trial.offers(capability):
+            raise NotOffered(f"{trial.subject.name} offers no {capability}")
+    expected = rule(trial.client.contract, state, operation)
+    spec, container = berth.container(trial, state)
+    assert trial.state(spec, container) is state, "the container did not get into the state that the move starts from"
+    before = trial.init(spec)
+    move = _moves(trial)[operation]
+    match expected:
+        case Goes(to):
+            move(container)
+            assert trial.state(spec, container) is to
+        case Refuses(kind):
+            with pytest.raises(KINDS[kind]):
+                move(container)
+            assert trial.state(spec, container) is state, "the wrong move changed the container's state"
+            assert trial.init(spec) == before, "the wrong move changed the container's process"
+        case silent:
+            raise NotOffered(silent.why)
+
+
+@pytest.mark.operation("remove")
+def test_remove_twice(trial: Trial) -> None:
+    """CRI: idempotent; all others know no such container."""
+    container = trial.launch(trial.spec())
+    trial.client.stop(container, 5)
+    trial.client.remove(container)
+    match rule(trial.client.contract, State.ABSENT, Operation.REMOVE):
+        case Goes():
+            trial.client.remove(container)
+        case Refuses(kind):
+            with pytest.raises(KINDS[kind]):
+                trial.client.remove(container)
+    assert trial.client.state(container) is State.ABSENT
+
+
+@pytest.mark.operation("create")
+@pytest.mark.needs(Capability.IMAGES)
+def test_create_from_an_unknown_image_is_refused(trial: Trial) -> None:
+    spec = trial.spec()
+    unknown = ContainerSpec(spec.name, trial.image("seatrial/never-pulled:1"), spec.argv, sandbox=spec.sandbox)
+    with pytest.raises((NotFound, Refused)):
+        trial.client.create(unknown)
+    assert not trial.init(unknown)
