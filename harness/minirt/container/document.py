@@ -1,0 +1,70 @@
+"""JSON in and out. `json` itself imports `re`; its scanner alone, which is written in C, does not, and is all we need."""
+
+from __future__ import annotations
+
+from _json import encode_basestring_ascii, make_scanner  # type: ignore[attr-defined,import-not-found,unused-ignore]
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+class _Options:
+    """What the scanner asks its context for."""
+
+    strict = True
+    object_hook = None
+    object_pairs_hook = None
+    parse_float = float
+    parse_int = int
+    memo: dict[str, str] = {}  # noqa: RUF012
+
+    @staticmethod
+    def parse_constant(word: str) -> float:
+        raise ValueError(f"{word} is not JSON")
+
+
+_scan = make_scanner(_Options)
+
+
+def parse(text: str) -> Any:
+    """The value of a JSON text. Raises `ValueError` with the place of the fault; nesting is limited by the interpreter."""
+    start = len(text) - len(text.lstrip(" \t\r\n"))
+    try:
+        value, end = _scan(text, start)
+    except StopIteration as stop:
+        raise ValueError(f"expecting a JSON value at character {stop.value}") from None
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    rest = text[end:].strip(" \t\r\n")
+    if rest:
+        raise ValueError(f"something follows the JSON value: {rest[:20]!r}")
+    return value
+
+
+def render(value: Any, indent: str = "", _margin: str = "\n") -> str:
+    """The JSON text of dicts, lists, tuples, str, int, float, bool and None; `indent` of blanks makes it readable."""
+    if isinstance(value, str):
+        return str(encode_basestring_ascii(value))
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    inner = _margin + indent
+    if isinstance(value, dict):
+        pairs = [f"{render(str(key))}:{' ' if indent else ''}{render(item, indent, inner)}" for key, item in value.items()]
+        opening, closing = "{", "}"
+    else:
+        pairs = [render(item, indent, inner) for item in value]
+        opening, closing = "[", "]"
+    if not indent or not pairs:
+        return opening + ",".join(pairs) + closing
+    return opening + inner + ("," + inner).join(pairs) + _margin + closing
+
+
+def read_file(path: str) -> Any:
+    """The value in a JSON file. Raises `OSError`, and `ValueError` for what is not JSON in UTF-8."""
+    with open(path, "rb", buffering=0) as file:
+        return parse(file.read().decode())
