@@ -9,7 +9,6 @@ found the runtime at fault (`fail`); anything else is the harness' own fault (`e
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,75 +19,21 @@ import pytest
 
 from harness.engine import availability
 from harness.errors import RuntimeRefusal, WaitTimeout
-from harness.model.capability import WHY_NOT, Capability
+from harness.model.capability import WHY_NOT
 from harness.model.lifecycle import Operation
 from harness.model.record import Outcome, Phase, Record
 from harness.model.subject import Subject
 from harness.session import Trial, open_trial
+from harness.session.orders import ORDERS, Orders
+from harness.session.step import StepFailed
 from harness.session.turns import Turn, take_turns
 from harness.store import RunFolder
-
-ORDERS = "SEATRIAL_ORDERS"
-"""Environment variable with the path of the run's orders; xdist's workers inherit it."""
 
 FINDINGS = (AssertionError, RuntimeRefusal, WaitTimeout)
 
 
 class NotOffered(pytest.skip.Exception):
     """Ends a test whose subject does not offer what it needs."""
-
-
-@dataclass(frozen=True, slots=True)
-class Orders:
-    """What one pytest session of a run has to do; written by `harness.cli`, read here."""
-
-    run: str
-    folder: Path
-    blobs: Path
-    phase: Phase
-    subjects: tuple[Subject, ...]
-    blocks: int = 1
-    seed: int = 0
-    port: int = 5000
-
-    def write(self, path: Path) -> None:
-        """Save as JSON."""
-        path.write_text(
-            json.dumps(
-                {
-                    "run": self.run,
-                    "folder": str(self.folder),
-                    "blobs": str(self.blobs),
-                    "phase": self.phase,
-                    "blocks": self.blocks,
-                    "seed": self.seed,
-                    "port": self.port,
-                    "subjects": [
-                        {
-                            "name": subject.name,
-                            "engine": subject.engine,
-                            "client": subject.client,
-                            "handler": subject.handler,
-                            "capabilities": sorted(subject.capabilities),
-                            "socket": subject.socket,
-                            "options": dict(subject.options),
-                        }
-                        for subject in self.subjects
-                    ],
-                }
-            )
-        )
-
-    @classmethod
-    def read(cls, path: Path) -> Orders:
-        """Load what `write` saved."""
-        data = json.loads(path.read_text())
-        subjects = tuple(
-            Subject(**{**row, "capabilities": frozenset(Capability(word) for word in row["capabilities"])})
-            for row in data.pop("subjects")
-        )
-        folder, blobs, phase = Path(data.pop("folder")), Path(data.pop("blobs")), Phase(data.pop("phase"))
-        return cls(folder=folder, blobs=blobs, phase=phase, subjects=subjects, **data)
 
 
 @dataclass(slots=True)
@@ -219,7 +164,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         return report
     done = call.when == "call" or (call.when == "setup" and call.excinfo is not None)
     broke_after = call.when == "teardown" and call.excinfo is not None
-    if (done or broke_after) and not (orders.phase is Phase.MEASURE and report.passed):
+    recorded = orders.phase is Phase.MEASURE and (call.excinfo is None or isinstance(call.excinfo.value, StepFailed))
+    if (done or broke_after) and not recorded:
         subject = _subject_of(item)
         outcome, reason = _judge(call)
         if outcome in (Outcome.FAIL, Outcome.ERROR) and subject is not None:

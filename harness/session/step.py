@@ -8,12 +8,18 @@ from typing import Protocol, TypeVar
 
 from harness.client.verbs import Client
 from harness.clock import SYSTEM_CLOCK, Clock
-from harness.meter import Meter
+from harness.errors import RuntimeRefusal
+from harness.meter import Meter, spent
 from harness.model.lifecycle import Operation
 from harness.model.record import Cpu, Memory, Outcome, Phase, Record
 from harness.model.subject import Subject
 
 T = TypeVar("T")
+
+
+class StepFailed(AssertionError):
+    """A step failed; its record is written."""
+
 
 SETTLE_PAUSE_S = 0.001
 SETTLE_ROUNDS = 25
@@ -53,7 +59,7 @@ class Stepper:
         counter stands still for a moment (`SETTLE_ROUNDS` ms at the most): a runtime that answers early and works
         later pays all the same. Memory is read after that, outside of every bracket.
 
-        Whatever `call` raises is recorded as a failed step and goes through.
+        Raises `StepFailed` where `call` raises, once that is recorded.
         """
         tally = self.client.tally
         rpcs, execs = tally.rpcs, tally.execs
@@ -63,8 +69,11 @@ class Stepper:
         try:
             result = call()
         except Exception as error:
-            self._note(operation, Outcome.FAIL, f"{type(error).__name__}: {error}", started_ns)
-            raise
+            reason = f"{type(error).__name__}: {error}"
+            self._note(
+                operation, Outcome.FAIL if isinstance(error, RuntimeRefusal) else Outcome.ERROR, reason, started_ns
+            )
+            raise StepFailed(f"{operation}: {reason}") from error
         ended_ns, after_cpu_ns = self.clock.monotonic_ns(), self.clock.thread_cpu_ns()
         after = self.meter.cpu()
         closed_ns, closed_cpu_ns = self.clock.monotonic_ns(), self.clock.thread_cpu_ns()
@@ -82,7 +91,7 @@ class Stepper:
             wall_ns=ended_ns - started_ns,
             harness_wall_ns=(started_ns - opened_ns) + (closed_ns - ended_ns),
             harness_cpu_ns=(before_cpu_ns - opened_cpu_ns) + (closed_cpu_ns - after_cpu_ns),
-            cpu=_difference(after, before),
+            cpu=spent(before, after),
             memory=memory,
             rpcs=rpcs,
             execs=execs,
@@ -143,10 +152,3 @@ class Stepper:
                 execs=execs,
             )
         )
-
-
-def _difference(after: Cpu, before: Cpu) -> Cpu:
-    def minus(now: int | None, then: int | None) -> int | None:
-        return None if now is None or then is None else now - then
-
-    return Cpu(minus(after.engine, before.engine), minus(after.client, before.client), minus(after.pods, before.pods))

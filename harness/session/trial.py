@@ -136,9 +136,10 @@ class Trial:
 
     def discard(self, container: str, sandbox: str = "") -> None:
         """Take a container (and a pod) down by whatever it takes; what is gone already is no error."""
-        for verb in (self._thaw, lambda c: self.client.stop(c, 0), self.client.remove):
-            with contextlib.suppress(RuntimeRefusal):
-                verb(container)
+        if container:
+            for verb in (self._thaw, lambda it: self.client.stop(it, 0), self.client.remove):
+                with contextlib.suppress(RuntimeRefusal):
+                    verb(container)
         if container in self._containers and self.client.state(container) is State.ABSENT:
             self._containers.remove(container)
         if sandbox:

@@ -57,11 +57,28 @@ class Witness:
 
     def frozen(self, sighting: Sighting) -> bool:
         """Whether the process is held by the cgroup freezer (v1 ``freezer.state``, v2 ``cgroup.events``)."""
-        return cgroups.is_frozen(self.layout, sighting.pid)
+        try:
+            cgroup = cgroups.cgroup_of(self.layout, "freezer", sighting.pid)
+            return cgroup != "/" and cgroups.is_frozen(self.layout, cgroup)
+        except (FileNotFoundError, ProcessLookupError):
+            return False
 
     def cgroup_folders(self, sighting: Sighting) -> list[Path]:
-        """The folders of the cgroups that the process is in, one for each hierarchy that accounts or limits."""
-        return cgroups.folders_of(self.layout, sighting.pid)
+        """The folders of the cgroups that the process is in, one for each hierarchy in which it is not at the root."""
+        layout = self.layout
+        try:
+            paths = {
+                controller: cgroups.cgroup_of(layout, controller, sighting.pid) for controller in layout.controllers
+            }
+        except (FileNotFoundError, ProcessLookupError):
+            return []
+        return sorted(
+            {
+                cgroups.path_of(layout, controller, path)
+                for controller, path in paths.items()
+                if path not in ("/", layout.own.get(controller))
+            }
+        )
 
     def namespace(self, pid: int, kind: str) -> int:
         """The inode number by which the kernel tells namespaces of one kind apart (namespaces(7))."""

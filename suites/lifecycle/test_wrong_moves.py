@@ -77,7 +77,7 @@ def _moves(trial: Trial) -> dict[Operation, Callable[[str], object]]:
     }
 
 
-@pytest.mark.parametrize(("state", "operation"), list(RULES), ids=lambda value: str(value))
+@pytest.mark.parametrize(("state", "operation"), list(RULES), ids=str)
 def test_move(trial: Trial, berth: Berth, state: State, operation: Operation) -> None:
     """One operation on a container in one state."""
     for capability in {NEEDED.get(operation), Capability.PAUSE if state is State.PAUSED else None} - {None}:
