@@ -161,7 +161,7 @@ def _session(orders: Orders, suites: Sequence[Path], request: Request, path: Pat
     options = [
         *(str(suite) for suite in suites),
         f"--rootdir={paths.suites()}",
-        f"--config-file={paths.suites() / 'pytest.ini'}",
+        f"--config-file={paths.suites() / 'trial.ini'}",
         *(["-n", str(jobs), "--dist=loadgroup"] if jobs > 1 else ["-p", "no:xdist"]),
         *request.pytest_options,
     ]
