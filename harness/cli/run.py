@@ -60,7 +60,7 @@ def run(
     seed: int | None,
     jobs: int | None,
     registry_port: int | None,
-) -> None:
+) -> int:
     """Take every SUBJECT through the suites, measure what each step costs, and report.
 
     A subject is engine:client:handler, such as containerd:grpc:runc; without one, all that Seatrial knows are tried,
@@ -69,21 +69,19 @@ def run(
     from harness.cli.trial_run import Request, perform_run
 
     subjects, options = _split(words)
-    raise SystemExit(
-        perform_run(
-            Request(
-                subjects=subjects,
-                quick=quick,
-                suites=suites,
-                output=output,
-                attach=attach,
-                config=config,
-                seed=seed,
-                jobs=jobs,
-                registry_port=registry_port,
-                pytest_options=options,
-                command=tuple(sys.argv),
-            )
+    return perform_run(
+        Request(
+            subjects=subjects,
+            quick=quick,
+            suites=suites,
+            output=output,
+            attach=attach,
+            config=config,
+            seed=seed,
+            jobs=jobs,
+            registry_port=registry_port,
+            pytest_options=options,
+            command=tuple(sys.argv),
         )
     )
 
