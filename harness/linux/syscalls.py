@@ -378,6 +378,16 @@ def personality(persona: int) -> None:
         raise _failure()
 
 
+_RLIM_INFINITY = (1 << 64) - 1
+
+
+def setrlimit(resource: int, soft: int, hard: int) -> None:
+    """setrlimit(2) by number; 2**64 - 1 is unlimited."""
+    limits = (ctypes.c_uint64 * 2)(min(soft, _RLIM_INFINITY), min(hard, _RLIM_INFINITY))
+    if _libc.prlimit64(ctypes.c_int(0), ctypes.c_int(resource), ctypes.byref(limits), None) < 0:
+        raise _failure()
+
+
 def reset_signals() -> None:
     """Undo what the interpreter did to signals (SIGPIPE and SIGXFSZ ignored), and unblock all: just before an exec.
 

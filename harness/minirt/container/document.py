@@ -24,18 +24,21 @@ class _Options:
         raise ValueError(f"{word} is not JSON")
 
 
-_scan = make_scanner(_Options)
+_scan = make_scanner(_Options)  # type: ignore[arg-type,unused-ignore]
 
 
 def parse(text: str) -> Any:
-    """The value of a JSON text. Raises `ValueError` with the place of the fault; nesting is limited by the interpreter."""
+    """The value of a JSON text. Raises `ValueError` with the place of the fault."""
     start = len(text) - len(text.lstrip(" \t\r\n"))
     try:
         value, end = _scan(text, start)
-    except StopIteration as stop:
-        raise ValueError(f"expecting a JSON value at character {stop.value}") from None
     except RecursionError:
         raise ValueError("nested too deep") from None
+    except (StopIteration, SystemError):
+        # The bare scanner cannot word its errors; `json` can, and here nothing waits for speed.
+        import json
+
+        return json.loads(text)
     rest = text[end:].strip(" \t\r\n")
     if rest:
         raise ValueError(f"something follows the JSON value: {rest[:20]!r}")
@@ -54,7 +57,9 @@ def render(value: Any, indent: str = "", _margin: str = "\n") -> str:
         return repr(value)
     inner = _margin + indent
     if isinstance(value, dict):
-        pairs = [f"{render(str(key))}:{' ' if indent else ''}{render(item, indent, inner)}" for key, item in value.items()]
+        pairs = [
+            f"{render(str(key))}:{' ' if indent else ''}{render(item, indent, inner)}" for key, item in value.items()
+        ]
         opening, closing = "{", "}"
     else:
         pairs = [render(item, indent, inner) for item in value]

@@ -1,0 +1,351 @@
+"""The cgroup of one container, on v1, on v2 and on the mix of both: make, limit, join, freeze, kill, remove.
+
+On v1 only those controllers are used that a container needs: every further hierarchy costs a folder and a move at each
+start. How limits become files is in `limits`. Raises `CgroupError`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from harness.minirt.container.limits import limits_v1, limits_v2
+from harness.minirt.container.mounting import read_whole
+from harness.minirt.container.operations import write_file
+from harness.minirt.container.record import Record
+from harness.minirt.container.waiting import wait_until
+from harness.minirt.errors import CgroupError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    from harness.minirt.container.resources import Resources
+
+_ALWAYS = ("cpu", "cpuacct", "memory", "pids", "freezer", "devices")
+_V1_NAMES = frozenset((*_ALWAYS, "cpuset", "blkio", "hugetlb", "net_cls", "net_prio", "perf_event", "rdma", "misc"))
+
+
+class Hierarchy(Record):
+    """One mounted hierarchy. `own`: the cgroup of whoever read this, as a path below `folder`."""
+
+    name: str
+    """v1: the controllers, joined by commas, as the mount has them; v2: empty"""
+    folder: str
+    own: str
+
+
+class Layout(Record):
+    """What is mounted: `v1` by controller, `unified` the v2 tree if there is one."""
+
+    v1: dict[str, Hierarchy]
+    unified: Hierarchy | None
+
+    @property
+    def version(self) -> int:
+        """2 only where no controller is on v1; a mix is treated as v1."""
+        return 1 if self.v1 or self.unified is None else 2
+
+
+def parse_layout(mountinfo: str, own: str) -> Layout:
+    """The layout in the texts of ``/proc/self/mountinfo`` and ``/proc/self/cgroup``."""
+    paths: dict[str, str] = {}
+    for line in own.splitlines():
+        _, joined, path = line.split(":", 2)
+        for name in joined.split(","):
+            paths[name] = path
+    v1: dict[str, Hierarchy] = {}
+    unified = None
+    for line in mountinfo.splitlines():
+        if " - cgroup" not in line:
+            continue
+        left, _, right = line.partition(" - ")
+        words, (kind, _, options) = left.split(" "), right.split(" ", 2)
+        root, folder = words[3], words[4]
+        if kind == "cgroup2":
+            unified = unified or Hierarchy("", folder, _below(paths.get("", "/"), root))
+            continue
+        names = [name for name in options.split(",") if name in _V1_NAMES]
+        for name in names:
+            v1.setdefault(name, Hierarchy(",".join(names), folder, _below(paths.get(name, "/"), root)))
+    return Layout(v1, unified)
+
+
+def _below(path: str, root: str) -> str:
+    """A cgroup's path below a mount that shows `root`."""
+    if root != "/" and (path + "/").startswith(root + "/"):
+        return path[len(root) :] or "/"
+    return path
+
+
+def read_layout() -> Layout:
+    """The layout as this process sees it now."""
+    return parse_layout(read_whole("/proc/self/mountinfo"), read_whole("/proc/self/cgroup"))
+
+
+class Cgroup(Record):
+    """A container's cgroup. `folders`: by controller on v1, one under ``""`` on v2; empty: it has none of its own."""
+
+    version: int
+    folders: dict[str, str]
+
+    def as_document(self) -> dict[str, Any]:
+        return {"version": self.version, "folders": self.folders}
+
+    @property
+    def distinct(self) -> tuple[str, ...]:
+        """The folders, each once (v1 controllers can share a hierarchy)."""
+        return tuple(dict.fromkeys(self.folders.values()))
+
+    def pids(self) -> list[int]:
+        """Every process in it and below."""
+        folder = self.folders.get("") or self.folders.get("freezer") or next(iter(self.folders.values()), "")
+        return [] if not folder else _pids_below(folder)
+
+    def exists(self) -> bool:
+        return any(os.path.isdir(folder) for folder in self.distinct)
+
+    def is_frozen(self) -> bool:
+        """Whether it is frozen, or about to be."""
+        try:
+            if self.version == 2:
+                return read_whole(f"{self.folders['']}/cgroup.freeze").strip() == "1"
+            return read_whole(f"{self.folders['freezer']}/freezer.state").strip() != "THAWED"
+        except (KeyError, OSError):
+            return False
+
+    def freeze(self, timeout_s: float = 10.0) -> None:
+        """Stop every process in it; it is thawed again where that does not succeed."""
+        if not self._freezes():
+            raise CgroupError("cannot pause: the container has no cgroup with a freezer")
+        try:
+            if not wait_until(self._try_freeze, timeout_s):
+                self.thaw()
+                raise CgroupError(f"cannot pause: processes did not freeze within {timeout_s:g} s")
+        except OSError as error:
+            raise _cgroup_error("cannot pause", error) from error
+
+    def _freezes(self) -> bool:
+        return ("" if self.version == 2 else "freezer") in self.folders
+
+    def _try_freeze(self) -> bool:
+        if self.version == 2:
+            folder = self.folders[""]
+            write_file(f"{folder}/cgroup.freeze", "1")
+            return "frozen 1" in read_whole(f"{folder}/cgroup.events")
+        path = f"{self.folders['freezer']}/freezer.state"
+        # A process that forks while it freezes leaves FREEZING behind until it is asked again.
+        write_file(path, "FROZEN")
+        return read_whole(path).strip() == "FROZEN"
+
+    def thaw(self) -> None:
+        """Let its processes go on."""
+        try:
+            if self.version == 2:
+                write_file(f"{self.folders['']}/cgroup.freeze", "0")
+            elif "freezer" in self.folders:
+                write_file(f"{self.folders['freezer']}/freezer.state", "THAWED")
+        except OSError as error:
+            raise _cgroup_error("cannot resume", error) from error
+
+    def signal_all(self, signal: int) -> None:
+        """Send a signal to every process in it."""
+        if signal == 9 and self.version == 2:
+            try:
+                write_file(f"{self.folders['']}/cgroup.kill", "1")
+            except FileNotFoundError:
+                pass
+            else:
+                return
+        for pid in self.pids():
+            try:
+                os.kill(pid, signal)
+            except ProcessLookupError:
+                continue
+
+    def kill_all(self, timeout_s: float = 10.0) -> None:
+        """Kill every process in it, frozen ones too, and wait until it is empty."""
+        if not self.folders or not self.exists():
+            return
+
+        def emptied() -> bool:
+            if not self.pids():
+                return True
+            self.signal_all(9)
+            if self.version == 1 and self.is_frozen():
+                self.thaw()
+            return not self.pids()
+
+        if not wait_until(emptied, timeout_s):
+            raise CgroupError(f"processes in {self.distinct[0]} did not end within {timeout_s:g} s: {self.pids()}")
+
+    def remove(self, timeout_s: float = 5.0) -> None:
+        """Remove it with everything below; nothing happens where it is gone."""
+        for folder in self.distinct:
+            failures: list[OSError] = []
+
+            def gone(folder: str = folder, failures: list[OSError] = failures) -> bool:
+                try:
+                    _remove_tree(folder)
+                except OSError as error:
+                    if error.errno != errno.EBUSY:
+                        raise
+                    failures.append(error)
+                    return False
+                return True
+
+            try:
+                if not wait_until(gone, timeout_s):
+                    raise failures[-1]
+            except OSError as error:
+                raise _cgroup_error("cannot remove the cgroup", error) from error
+
+    def join_files(self) -> tuple[str, ...]:
+        """The ``cgroup.procs`` a process writes itself into."""
+        return tuple(f"{folder}/cgroup.procs" for folder in self.distinct)
+
+    def apply(self, resources: Resources) -> None:
+        """Write the limits."""
+        folder = ""
+        try:
+            if self.version == 2:
+                folder = self.folders[""]
+                for name, value in limits_v2(resources):
+                    write_file(f"{folder}/{name}", value)
+                return
+            for controller, name, value in limits_v1(resources):
+                if controller not in self.folders:
+                    raise CgroupError(f"cannot set {name}: the {controller} controller is not mounted")
+                write_file(f"{self.folders[controller]}/{name}", value)
+        except FileNotFoundError as error:
+            what = os.path.basename(os.fsdecode(error.filename or ""))
+            raise CgroupError(f"cannot set {what}: the kernel or the parent cgroup does not have it") from error
+        except OSError as error:
+            raise _cgroup_error("cannot set a limit", error) from error
+
+
+NO_CGROUP = Cgroup(1, {})
+
+
+def cgroup_of(document: dict[str, Any]) -> Cgroup:
+    """Undo `Cgroup.as_document`."""
+    return Cgroup(document["version"], document["folders"])
+
+
+def place_of(layout: Layout, path: str, id: str, resources: Resources) -> Cgroup:
+    """Where a container's cgroup will be. `path`: cgroupsPath; empty: the id, below the caller's own cgroup.
+
+    Absolute paths start at the hierarchy's mount, relative ones at the caller's own cgroup.
+    """
+    if path.count(":") == 2 and not path.startswith("/"):
+        raise CgroupError(f"cgroupsPath {path!r} is meant for systemd's cgroup driver, which is not supported")
+    if ".." in path.split("/"):
+        raise CgroupError(f"cgroupsPath {path!r} holds '..'")
+    path = path.rstrip("/") or id
+    if layout.version == 2:
+        assert layout.unified is not None
+        return Cgroup(2, {"": _folder(layout.unified, path)})
+    wanted = [*_ALWAYS, *(controller for controller, _, _ in limits_v1(resources))]
+    return Cgroup(1, {name: _folder(layout.v1[name], path) for name in dict.fromkeys(wanted) if name in layout.v1})
+
+
+def _folder(hierarchy: Hierarchy, path: str) -> str:
+    start = hierarchy.folder if path.startswith("/") else f"{hierarchy.folder}{hierarchy.own.rstrip('/')}"
+    return f"{start}/{path.lstrip('/')}"
+
+
+def create(layout: Layout, cgroup: Cgroup) -> None:
+    """Make the folders. Refuses one that has processes: two containers would kill each other's."""
+    try:
+        if cgroup.version == 2:
+            assert layout.unified is not None
+            _make_v2(layout.unified.folder, cgroup.folders[""])
+            return
+        for name, folder in cgroup.folders.items():
+            if not _make(folder) and _pids_below(folder):
+                raise CgroupError(f"the cgroup {folder} is not empty")
+            if name == "cpuset":
+                _inherit_cpuset(layout.v1[name].folder, folder)
+    except OSError as error:
+        raise _cgroup_error("cannot make the cgroup", error) from error
+
+
+def _make(folder: str) -> bool:
+    """Make a folder with its parents; whether it is new."""
+    try:
+        os.mkdir(folder, 0o755)
+    except FileNotFoundError:
+        _make(os.path.dirname(folder))
+        os.mkdir(folder, 0o755)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _make_v2(top: str, folder: str) -> None:
+    words = folder[len(top) :].strip("/").split("/")
+    here = top
+    for word in words:
+        here_controllers = read_whole(f"{here}/cgroup.controllers").split()
+        enabled = read_whole(f"{here}/cgroup.subtree_control").split()
+        for name in here_controllers:
+            if name not in enabled:
+                try:
+                    write_file(f"{here}/cgroup.subtree_control", f"+{name}")
+                except OSError:
+                    # Someone's processes are in the parent: a limit that needs the controller will say so.
+                    continue
+        here = f"{here}/{word}"
+        try:
+            os.mkdir(here, 0o755)
+        except FileExistsError:
+            if here == folder and _pids_below(folder):
+                raise CgroupError(f"the cgroup {folder} is not empty") from None
+
+
+def _inherit_cpuset(top: str, folder: str) -> None:
+    here = top
+    for word in folder[len(top) :].strip("/").split("/"):
+        parent, here = here, f"{here}/{word}"
+        for name in ("cpuset.cpus", "cpuset.mems"):
+            if not read_whole(f"{here}/{name}").strip():
+                write_file(f"{here}/{name}", read_whole(f"{parent}/{name}").strip())
+
+
+def _pids_below(folder: str) -> list[int]:
+    pids: list[int] = []
+    try:
+        pids.extend(int(word) for word in read_whole(f"{folder}/cgroup.procs").split())
+        for below in _folders_in(folder):
+            pids.extend(_pids_below(below))
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP):
+            raise
+    return pids
+
+
+def _folders_in(folder: str) -> Iterable[str]:
+    with os.scandir(folder) as entries:
+        return [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+
+
+def _remove_tree(folder: str) -> None:
+    try:
+        os.rmdir(folder)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        if error.errno not in (errno.EBUSY, errno.ENOTEMPTY):
+            raise
+        below = _folders_in(folder)
+        for inner in below:
+            _remove_tree(inner)
+        if not below:
+            raise
+        os.rmdir(folder)
+
+
+def _cgroup_error(what: str, error: OSError) -> CgroupError:
+    about = f" ({os.fsdecode(error.filename)})" if error.filename else ""
+    return CgroupError(f"{what}: {os.strerror(error.errno or 0).lower()}{about}")

@@ -1,0 +1,103 @@
+"""Hooks: programs that an engine has run at moments of a container's life (runtime-spec, "POSIX-platform Hooks").
+
+Each gets the container's state as JSON on its standard input. One that fails or takes longer than its timeout ends the
+list with a `HookError`, which carries the end of what it said.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+
+from harness.linux import syscalls
+from harness.minirt.errors import HookError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from harness.minirt.container.spec import Hook
+
+_LONGEST_TEXT = 4096
+
+
+def run_hooks(name: str, hooks: Iterable[Hook], state: str) -> None:
+    """Run hooks one after the other; `state` is the text of the state document."""
+    for index, hook in enumerate(hooks):
+        _run(f"error running {name} hook #{index}", hook, state.encode())
+
+
+def _run(what: str, hook: Hook, state: bytes) -> None:
+    stdin = os.memfd_create("state", os.MFD_CLOEXEC)
+    os.write(stdin, state)
+    os.lseek(stdin, 0, os.SEEK_SET)
+    reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        try:
+            pid = os.posix_spawn(
+                hook.path,
+                list(hook.args) or [hook.path],
+                dict(entry.partition("=")[::2] for entry in hook.env),
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, stdin, 0),
+                    (os.POSIX_SPAWN_DUP2, writer, 1),
+                    (os.POSIX_SPAWN_DUP2, writer, 2),
+                ],
+                setsigdef=(13, 25),
+            )
+        except OSError as error:
+            raise HookError(f"{what}: {hook.path}: {os.strerror(error.errno or 0).lower()}") from error
+        os.close(writer)
+        writer = -1
+        status, said = _await(pid, reader, hook.timeout_s)
+    finally:
+        os.close(stdin)
+        os.close(reader)
+        if writer >= 0:
+            os.close(writer)
+    if status is None:
+        raise HookError(f"{what}: {hook.path} did not end within {hook.timeout_s} s, said: {said}")
+    if status:
+        ended = f"exit status {status}" if status > 0 else f"signal {-status}"
+        raise HookError(f"{what}: {ended}, stdout: , stderr: {said}")
+
+
+def _await(pid: int, reader: int, timeout_s: int | None) -> tuple[int | None, str]:
+    """Its exit status (None: it had to be killed) and the end of its output. Reaps it."""
+    pidfd = syscalls.pidfd_open(pid)
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    poll.register(reader, select.POLLIN)
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    said = b""
+    ended = False
+    status: int | None = 0
+    while not ended:
+        left_ms = None if deadline is None else max(0, (deadline - time.monotonic()) * 1000)
+        events = poll.poll(left_ms)
+        if not events:
+            syscalls.pidfd_send_signal(pidfd, 9)
+            status = None
+            break
+        ended = any(fd == pidfd for fd, _ in events)
+        said = _drain(reader, said, poll)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    os.close(pidfd)
+    said = _drain(reader, said, poll)
+    return (code if status is not None else None), said.decode(errors="replace").strip()
+
+
+def _drain(reader: int, said: bytes, poll: select.poll) -> bytes:
+    while True:
+        try:
+            part = os.read(reader, 65536)
+        except BlockingIOError:
+            return said
+        if not part:
+            try:
+                poll.unregister(reader)
+            except KeyError:
+                pass
+            return said
+        said = (said + part)[-_LONGEST_TEXT:]

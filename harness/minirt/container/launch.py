@@ -1,0 +1,206 @@
+"""Start a container: one clone3, and a child that performs its plan straight down to execve.
+
+May be called from a long-lived process, provided that it has one thread: nothing of the caller changes, the child inherits
+no descriptor that it does not need, and what went wrong in it comes back as the exception it was.
+"""
+
+from __future__ import annotations
+
+import os
+
+from harness.linux import syscalls
+from harness.minirt.container import cgroup as cgroups
+from harness.minirt.container import channel as channels
+from harness.minirt.container.hooks import run_hooks
+from harness.minirt.container.operations import Stage, write_file
+from harness.minirt.container.plan import state_text
+from harness.minirt.container.program import AwaitStart
+from harness.minirt.container.record import Record
+from harness.minirt.errors import StepError, step_error
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from harness.minirt.container.channel import Channel
+    from harness.minirt.container.gate import Gate
+    from harness.minirt.container.operations import Operation
+    from harness.minirt.container.plan import Plan
+    from harness.minirt.container.program import Program
+    from harness.minirt.container.spec import IdMap
+
+
+class Launched(Record):
+    """A process that runs (or waits at its gate). The caller owns `pidfd`, and reaps `pid`, its child."""
+
+    pid: int
+    pidfd: int
+
+
+class Birth(Record):
+    """What a child is made of; `launch` and `enter` each fill one in."""
+
+    flags: int
+    operations: tuple[Operation, ...]
+    program: Program
+    cgroup_folder: str = ""
+    """a v2 cgroup to be born in"""
+    joins: dict[str, int] = {}  # noqa: RUF012
+    """descriptors of namespaces to join; "pid" is dealt with before the birth"""
+    preserved_fds: int = 0
+
+
+def launch(
+    plan: Plan, *, stdin: int, stdout: int, stderr: int, gate: Gate | None = None, console: int = -1
+) -> Launched:
+    """Make the container's cgroup and start its first process with the three descriptors as its stdio.
+
+    With a `gate` the process is set up and waits there, else it has executed its program when this returns. `console` is a
+    connected socket, to which the terminal of a plan that has one is sent. Hooks that belong to the runtime's side run at
+    their moments. Raises `MinirtError`; then there is neither a process nor a cgroup.
+    """
+    joins: dict[str, int] = {}
+    try:
+        for kind, path in plan.joins.items():
+            try:
+                joins[kind] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise step_error(f"open the {kind} namespace", error) from None
+        gated = () if gate is None else (AwaitStart(),)
+        birth = Birth(
+            flags=plan.clone_flags,
+            operations=(*plan.setup, *gated, *plan.finish),
+            program=plan.program,
+            cgroup_folder=plan.cgroup.folders.get("", "") if plan.cgroup.version == 2 else "",
+            joins=joins,
+            preserved_fds=plan.preserved_fds,
+        )
+        cgroups.create(plan.layout, plan.cgroup)
+        try:
+            plan.cgroup.apply(plan.resources)
+            return give_birth(
+                birth,
+                stdio=(stdin, stdout, stderr),
+                gate=gate,
+                console=console,
+                answers=lambda pid: {
+                    "maps": lambda: _write_id_maps(pid, plan.uid_maps, plan.gid_maps),
+                    "hooks": lambda: _run_parent_hooks(plan, pid),
+                },
+            )
+        except BaseException:
+            plan.cgroup.kill_all()
+            plan.cgroup.remove()
+            raise
+    finally:
+        for fd in joins.values():
+            os.close(fd)
+
+
+def give_birth(
+    birth: Birth,
+    *,
+    stdio: tuple[int, int, int],
+    gate: Gate | None,
+    console: int,
+    answers: Callable[[int], dict[str, Callable[[], None]]],
+) -> Launched:
+    """Clone the child and see it through. On any error it is killed and reaped."""
+    ours, theirs = channels.pair()
+    cgroup_fd = own_pid_namespace = -1
+    try:
+        if birth.cgroup_folder:
+            cgroup_fd = os.open(birth.cgroup_folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            if "pid" in birth.joins:
+                # A pid namespace is entered by the children of whoever joins it: for one clone, that is us.
+                own_pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+                syscalls.setns(birth.joins["pid"], syscalls.CLONE_NEWPID)
+            try:
+                pid, pidfd = syscalls.clone3(birth.flags, cgroup_fd=cgroup_fd)
+                if pid == 0:
+                    _be_child(birth, theirs, stdio, gate, console)
+            finally:
+                if own_pid_namespace >= 0:
+                    syscalls.setns(own_pid_namespace, syscalls.CLONE_NEWPID)
+        except OSError as error:
+            raise step_error("clone", error) from None
+        theirs.close()
+        try:
+            try:
+                waits = ours.follow(answers(pid))
+            except OSError as error:
+                raise step_error("prepare the child", error) from None
+            if gate is not None and not waits:
+                raise StepError("wait for the child", 0, "it ended before it was ready")
+        except BaseException:
+            try:
+                syscalls.pidfd_send_signal(pidfd, 9)
+            except ProcessLookupError:
+                pass
+            os.waitpid(pid, 0)
+            os.close(pidfd)
+            raise
+        return Launched(pid, pidfd)
+    finally:
+        ours.close()
+        theirs.close()
+        for fd in (cgroup_fd, own_pid_namespace):
+            if fd >= 0:
+                os.close(fd)
+
+
+def _be_child(birth: Birth, channel: Channel, stdio: tuple[int, int, int], gate: Gate | None, console: int) -> None:
+    """Never returns."""
+    step = "begin"
+    stage = None
+    try:
+        # Whoever shares our namespaces shall not look into the runtime before it has become the container.
+        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+        os.setsid()
+        os.umask(0)
+        keep = {channel.fd, console, *birth.joins.values()}
+        if gate is not None:
+            keep |= {gate.listener.fileno(), gate.folder}
+        first_free = 3 + birth.preserved_fds
+        moved = [os.dup(fd) if fd < 3 and fd != number else fd for number, fd in enumerate(stdio)]
+        for number, fd in enumerate(moved):
+            os.dup2(fd, number)
+        for number in range(3):
+            os.set_inheritable(number, True)
+        _close_others(first_free, keep)
+        stage = Stage(channel, birth.joins, console, gate)
+        for operation in birth.operations:
+            step = operation.title
+            operation.perform(stage)
+        birth.program.execute(stage)
+    except BaseException as error:
+        (channel if stage is None else stage.channel).report(step, error)
+    finally:
+        os._exit(127)
+
+
+def _close_others(first: int, keep: Iterable[int]) -> None:
+    """Close every descriptor from `first` on, but mark those that are kept close-on-exec."""
+    for fd in sorted(keep):
+        if fd < first:
+            continue
+        if fd > first:
+            syscalls.close_range(first, fd - 1)
+        first = fd + 1
+    syscalls.close_range(first)
+
+
+def _write_id_maps(pid: int, uid_maps: tuple[IdMap, ...], gid_maps: tuple[IdMap, ...]) -> None:
+    for name, maps in (("uid_map", uid_maps), ("gid_map", gid_maps)):
+        lines = [f"{item.inside} {item.outside} {item.size}\n" for item in maps]
+        try:
+            write_file(f"/proc/{pid}/{name}", "".join(lines))
+        except OSError as error:
+            raise step_error(f"write {name}", error) from None
+
+
+def _run_parent_hooks(plan: Plan, pid: int) -> None:
+    state = state_text(plan.version, plan.id, "creating", plan.bundle, plan.annotations).replace("@pid@", str(pid))
+    for name in ("prestart", "createRuntime"):
+        run_hooks(name, plan.hooks.get(name, ()), state)

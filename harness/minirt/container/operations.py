@@ -1,0 +1,369 @@
+"""The steps on the way from a fresh child to a container's process: frozen records with a `perform`.
+
+A plan is a list of them; the child runs the list from top to bottom and does nothing else. Each step's `title` is what an
+error message names. A step uses the `Stage` it is given, system calls and nothing that would have to be imported.
+"""
+
+from __future__ import annotations
+
+import os
+
+from harness.linux import capabilities, syscalls
+from harness.minirt.container.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from harness.minirt.container.channel import Channel
+    from harness.minirt.container.gate import Gate
+
+
+class Stage:
+    """What the steps of one child share. `root`: descriptor of the root filesystem's mount, once there is one."""
+
+    __slots__ = ("channel", "console", "env", "gate", "joins", "program", "root")
+
+    def __init__(self, channel: Channel, joins: dict[str, int], console: int, gate: Gate | None) -> None:
+        self.channel = channel
+        self.joins = joins
+        self.console = console
+        self.gate = gate
+        self.root = -1
+        self.program = ""
+        self.env: list[str] = []
+
+
+class Operation(Record):
+    """Base of all steps."""
+
+    @property
+    def title(self) -> str:
+        return type(self).__name__
+
+    def perform(self, stage: Stage) -> None:
+        raise NotImplementedError
+
+
+class JoinCgroup(Operation):
+    """Enter cgroups by their ``cgroup.procs`` (v1, or v2 where the child was not born in it)."""
+
+    files: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        return "join cgroup"
+
+    def perform(self, stage: Stage) -> None:
+        for path in self.files:
+            write_file(path, "0")
+
+
+class Unshare(Operation):
+    """Leave for new namespaces that must not be made by clone3: cgroup (after it was joined) and time."""
+
+    flags: int
+
+    @property
+    def title(self) -> str:
+        return "make namespaces"
+
+    def perform(self, stage: Stage) -> None:
+        syscalls.unshare(self.flags)
+
+
+class JoinNamespaces(Operation):
+    """Enter the namespaces that were given by path, in an order that keeps the right to enter the next."""
+
+    kinds: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        return "join namespaces"
+
+    def perform(self, stage: Stage) -> None:
+        # One that belongs to the user namespace can only be entered from inside it, one of the machine's only before.
+        later = []
+        for kind in self.kinds:
+            if kind == "user":
+                continue
+            try:
+                syscalls.setns(stage.joins[kind])
+            except PermissionError:
+                later.append(kind)
+        if "user" in self.kinds:
+            syscalls.setns(stage.joins["user"])
+        for kind in later:
+            syscalls.setns(stage.joins[kind])
+
+
+class AwaitIdMaps(Operation):
+    """Let the parent write the id maps of the new user namespace."""
+
+    @property
+    def title(self) -> str:
+        return "map ids"
+
+    def perform(self, stage: Stage) -> None:
+        stage.channel.ask("maps")
+
+
+class BecomeRoot(Operation):
+    """Become uid 0 and gid 0 of the user namespace."""
+
+    @property
+    def title(self) -> str:
+        return "become root of the user namespace"
+
+    def perform(self, stage: Stage) -> None:
+        os.setgroups([])
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+
+
+class TimeOffsets(Operation):
+    """Set the clocks of a new time namespace."""
+
+    text: str
+
+    @property
+    def title(self) -> str:
+        return "set time offsets"
+
+    def perform(self, stage: Stage) -> None:
+        write_file("/proc/self/timens_offsets", self.text)
+
+
+class SetOomScore(Operation):
+    """Write oom_score_adj, unless it has the value already (lowering it needs CAP_SYS_RESOURCE, keeping it does not)."""
+
+    score: int
+
+    @property
+    def title(self) -> str:
+        return f"set oom_score_adj to {self.score}"
+
+    def perform(self, stage: Stage) -> None:
+        if read_file("/proc/self/oom_score_adj").strip() != str(self.score):
+            write_file("/proc/self/oom_score_adj", str(self.score))
+
+
+class SetSysctl(Operation):
+    """Set one sysctl of the container's own namespaces."""
+
+    name: str
+    value: str
+
+    @property
+    def title(self) -> str:
+        return f"set sysctl {self.name}"
+
+    def perform(self, stage: Stage) -> None:
+        path = self.name if "/" in self.name else self.name.replace(".", "/")
+        write_file(f"/proc/sys/{path}", self.value)
+
+
+class SetNames(Operation):
+    """Set host name and domain name."""
+
+    hostname: str
+    domainname: str
+
+    @property
+    def title(self) -> str:
+        return "set the host name"
+
+    def perform(self, stage: Stage) -> None:
+        if self.hostname:
+            syscalls.sethostname(self.hostname)
+        if self.domainname:
+            syscalls.setdomainname(self.domainname)
+
+
+class RaiseLoopback(Operation):
+    """Bring up ``lo`` of a new network namespace."""
+
+    @property
+    def title(self) -> str:
+        return "bring up the loopback interface"
+
+    def perform(self, stage: Stage) -> None:
+        import fcntl
+        from _socket import AF_INET, SOCK_CLOEXEC, SOCK_DGRAM, socket
+
+        link = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC)
+        up_and_running = (0x1 | 0x40).to_bytes(2, "little" if little_endian() else "big")
+        fcntl.ioctl(link.fileno(), 0x8914, b"lo".ljust(16, b"\0") + up_and_running.ljust(24, b"\0"))  # SIOCSIFFLAGS
+        link.close()
+
+
+class AskParent(Operation):
+    """Have the parent do something (run hooks) before the child goes on."""
+
+    word: str
+
+    @property
+    def title(self) -> str:
+        return f"wait for {self.word}"
+
+    def perform(self, stage: Stage) -> None:
+        stage.channel.ask(self.word)
+
+
+class SetPersonality(Operation):
+    """Set the execution domain."""
+
+    persona: int
+
+    @property
+    def title(self) -> str:
+        return "set personality"
+
+    def perform(self, stage: Stage) -> None:
+        syscalls.personality(self.persona)
+
+
+class SetRlimit(Operation):
+    """Set one resource limit."""
+
+    name: str
+    resource: int
+    soft: int
+    hard: int
+
+    @property
+    def title(self) -> str:
+        return f"set {self.name} to {self.soft}:{self.hard}"
+
+    def perform(self, stage: Stage) -> None:
+        syscalls.setrlimit(self.resource, self.soft, self.hard)
+
+
+class NewKeyring(Operation):
+    """Give the container a session keyring of its own, so that it cannot read the caller's."""
+
+    name: str
+
+    @property
+    def title(self) -> str:
+        return "make a session keyring"
+
+    def perform(self, stage: Stage) -> None:
+        try:
+            syscalls.join_session_keyring(self.name)
+        except OSError as error:
+            if error.errno not in (38, 122, 1):  # ENOSYS, EDQUOT, EPERM: no keyrings, or none left
+                raise
+
+
+class SetLabel(Operation):
+    """Ask a security module for a label at the next exec."""
+
+    path: str
+    label: str
+
+    @property
+    def title(self) -> str:
+        return f"set security label {self.label!r}"
+
+    def perform(self, stage: Stage) -> None:
+        write_file(self.path, self.label)
+
+
+class BecomeUser(Operation):
+    """Drop the bounding set, become the process's user; what is permitted is kept for the last steps."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    umask: int | None
+    bounding: int | None
+    may_set_groups: bool
+
+    @property
+    def title(self) -> str:
+        return f"become user {self.uid}:{self.gid}"
+
+    def perform(self, stage: Stage) -> None:
+        if self.bounding is not None:
+            capabilities.set_bounding(self.bounding)
+        syscalls.prctl(syscalls.PR_SET_KEEPCAPS, 1)
+        if self.may_set_groups:
+            os.setgroups(self.groups)
+        os.setresgid(self.gid, self.gid, self.gid)
+        os.setresuid(self.uid, self.uid, self.uid)
+        syscalls.prctl(syscalls.PR_SET_KEEPCAPS, 0)
+        os.umask(0o022 if self.umask is None else self.umask)
+
+
+class ChangeFolder(Operation):
+    """Go to the working directory, which has to be inside the root."""
+
+    cwd: str
+
+    @property
+    def title(self) -> str:
+        return f"go to the working directory {self.cwd}"
+
+    def perform(self, stage: Stage) -> None:
+        os.chdir(self.cwd)
+        # A path through a leaked descriptor (/proc/self/fd/N) leads out of the root: getcwd then has no name for it.
+        if not os.getcwd().startswith("/"):
+            raise OSError(2, "the working directory is outside of the container's root", self.cwd)
+
+
+class SetPrivileges(Operation):
+    """The last steps: no_new_privs, the seccomp filter, the final capability sets."""
+
+    no_new_privileges: bool
+    effective: int | None
+    permitted: int
+    inheritable: int
+    ambient: int
+    seccomp: bytes = b""
+    seccomp_flags: int = 0
+
+    @property
+    def title(self) -> str:
+        return "set capabilities and seccomp"
+
+    def perform(self, stage: Stage) -> None:
+        admin = 1 << capabilities.BITS["CAP_SYS_ADMIN"]
+        if self.effective is not None:
+            # The filter needs either no_new_privs or CAP_SYS_ADMIN, so that one is let go of last.
+            keep = 0
+            if self.seccomp and not self.no_new_privileges:
+                keep = admin & syscalls.capget()[1]
+            syscalls.capset(self.effective | keep, self.permitted | keep, self.inheritable)
+            capabilities.set_ambient(self.ambient)
+        if self.no_new_privileges:
+            syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+        if self.seccomp:
+            syscalls.seccomp_filter(self.seccomp, self.seccomp_flags)
+            if self.effective is not None and not self.no_new_privileges:
+                syscalls.capset(self.effective, self.permitted, self.inheritable)
+
+
+def write_file(path: str, text: str) -> None:
+    """Write to a file that exists; the error names it."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    except OSError as error:
+        raise OSError(error.errno, os.strerror(error.errno or 0), path) from None
+    finally:
+        os.close(fd)
+
+
+def read_file(path: str) -> str:
+    """A small file's text."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, 65536).decode(errors="surrogateescape")
+    finally:
+        os.close(fd)
+
+
+def little_endian() -> bool:
+    """Whether this machine is."""
+    import sys
+
+    return sys.byteorder == "little"

@@ -1,0 +1,327 @@
+"""From a `Spec` to a `Plan`: everything that will be done for a container, as data.
+
+`make_plan` decides; nothing is created by it, and what it refuses (`SpecError`, `Unsupported`) has no trace. The order of the
+steps is the only knowledge here: which needs the machine's own /proc, which a privilege that a later one gives up.
+"""
+
+from __future__ import annotations
+
+from harness.linux import syscalls as sys
+from harness.linux.namespaces import FLAGS
+from harness.minirt.container import cgroup as cgroups
+from harness.minirt.container import document, mounting, operations, program, seccomp
+from harness.minirt.container.cgroup import Cgroup, Layout
+from harness.minirt.container.options import Attributes
+from harness.minirt.container.record import Record
+from harness.minirt.container.spec import RLIMITS, Capabilities, Device, Hook, IdMap, Mount, Process, Spec
+from harness.minirt.container.terminal import OpenTerminal
+from harness.minirt.errors import SpecError, Unsupported
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from harness.minirt.container.operations import Operation
+    from harness.minirt.container.resources import Resources
+
+_CHAR = 0o020000
+_DEFAULT_DEVICES = tuple(
+    [
+        Device(f"/dev/{name}", _CHAR | 0o666, major, minor)
+        for name, major, minor in (
+            ("null", 1, 3),
+            ("zero", 1, 5),
+            ("full", 1, 7),
+            ("random", 1, 8),
+            ("urandom", 1, 9),
+            ("tty", 5, 0),
+        )
+    ]
+)
+_DEFAULT_LINKS = (
+    ("/dev/fd", "/proc/self/fd"),
+    ("/dev/stdin", "/proc/self/fd/0"),
+    ("/dev/stdout", "/proc/self/fd/1"),
+    ("/dev/stderr", "/proc/self/fd/2"),
+)
+_RLIMIT_NAMES = {number: name for name, number in RLIMITS.items()}
+
+
+class Plan(Record):
+    """What `launch` carries out.
+
+    `setup` is performed by the child before it waits at the gate (if any), `finish` after. `clone_flags` are the namespaces
+    that are made at birth, `joins` those that exist: kind → path.
+    """
+
+    id: str
+    cgroup: Cgroup
+    layout: Layout
+    resources: Resources
+    clone_flags: int
+    joins: dict[str, str]
+    uid_maps: tuple[IdMap, ...]
+    gid_maps: tuple[IdMap, ...]
+    setup: tuple[Operation, ...]
+    finish: tuple[Operation, ...]
+    program: program.Program
+    hooks: dict[str, tuple[Hook, ...]]
+    bundle: str
+    root: str
+    annotations: dict[str, str]
+    version: str
+    terminal: bool
+    preserved_fds: int = 0
+
+    @property
+    def has_parent_hooks(self) -> bool:
+        """Whether the child waits for prestart and createRuntime hooks."""
+        return bool(self.hooks.get("prestart") or self.hooks.get("createRuntime"))
+
+
+def make_plan(
+    spec: Spec,
+    *,
+    id: str,
+    bundle: str,
+    layout: Layout,
+    pivot: bool = True,
+    new_keyring: bool = True,
+    preserved_fds: int = 0,
+    seccomp_cache: str = "",
+) -> Plan:
+    """The plan for a container. `seccomp_cache`: a folder for compiled filters, if there is one.
+
+    Raises `SpecError`, `Unsupported` and `CgroupError`; nothing has been made then.
+    """
+    process = spec.process
+    if process is None:
+        raise SpecError("process", "is missing")
+    new = [entry.kind for entry in spec.namespaces if not entry.path]
+    joins = {entry.kind: entry.path for entry in spec.namespaces if entry.path}
+    if "user" in joins and "pid" in new:
+        raise Unsupported("a new pid namespace inside an existing user namespace is not supported")
+    if "time" in new and spec.namespace("time") is not None and "user" in joins:
+        raise Unsupported("a new time namespace inside an existing user namespace is not supported")
+    cgroup = cgroups.place_of(layout, spec.cgroups_path, id, spec.resources)
+    at_birth = 0
+    late = 0
+    for kind in new:
+        # The cgroup namespace's root is where its maker is, so it comes after the cgroup was joined; time concerns
+        # only what is executed later.
+        if kind in ("cgroup", "time") or "user" in joins:
+            late |= FLAGS[kind]
+        else:
+            at_birth |= FLAGS[kind]
+    setup = [
+        *_namespace_steps(spec, cgroup, layout, new, joins, late, new_keyring, id),
+        *_root_steps(spec, process, cgroup, layout, new, joins, pivot, bundle, id),
+        *process_steps(process, "user" in new or "user" in joins, spec.personality),
+    ]
+    return Plan(
+        id=id,
+        cgroup=cgroup,
+        layout=layout,
+        resources=spec.resources,
+        clone_flags=at_birth,
+        joins=joins,
+        uid_maps=spec.uid_maps if "user" in new else (),
+        gid_maps=spec.gid_maps if "user" in new else (),
+        setup=tuple(setup),
+        finish=tuple(_finish_steps(spec, process, seccomp_cache, bundle, id)),
+        program=program.Program(process.args),
+        hooks=spec.hooks,
+        bundle=bundle,
+        root=spec.root,
+        annotations=spec.annotations,
+        version=spec.version,
+        terminal=process.terminal,
+        preserved_fds=preserved_fds,
+    )
+
+
+def _namespace_steps(
+    spec: Spec,
+    cgroup: Cgroup,
+    layout: Layout,
+    new: list[str],
+    joins: dict[str, str],
+    late: int,
+    new_keyring: bool,
+    id: str,
+) -> Iterator[Operation]:
+    if cgroup.version == 1 and cgroup.folders:
+        yield operations.JoinCgroup(cgroup.join_files())
+    process = spec.process
+    assert process is not None
+    if process.oom_score_adj is not None:
+        yield operations.SetOomScore(process.oom_score_adj)
+    for limit in process.rlimits:
+        yield operations.SetRlimit(_RLIMIT_NAMES[limit.resource], limit.resource, limit.soft, limit.hard)
+    if set(joins) - {"pid"}:
+        yield operations.JoinNamespaces(tuple(kind for kind in joins if kind != "pid"))
+    if "user" in new:
+        yield operations.AwaitIdMaps()
+    if "user" in new or "user" in joins:
+        yield operations.BecomeRoot()
+    if late:
+        yield operations.Unshare(late)
+    if spec.time_offsets and "time" in new:
+        lines = [f"{clock} {secs} {nanosecs}\n" for clock, (secs, nanosecs) in spec.time_offsets.items()]
+        yield operations.TimeOffsets("".join(lines))
+    if new_keyring:
+        yield operations.NewKeyring(f"_ses.{id}")
+    if "net" in new:
+        yield operations.RaiseLoopback()
+    if spec.hostname or spec.domainname:
+        yield operations.SetNames(spec.hostname, spec.domainname)
+    for name, value in spec.sysctl.items():
+        yield operations.SetSysctl(name, value)
+
+
+def _root_steps(
+    spec: Spec,
+    process: Process,
+    cgroup: Cgroup,
+    layout: Layout,
+    new: list[str],
+    joins: dict[str, str],
+    pivot: bool,
+    bundle: str,
+    id: str,
+) -> Iterator[Operation]:
+    in_user_namespace = "user" in new or "user" in joins
+    parent_hooks = spec.hooks.get("prestart") or spec.hooks.get("createRuntime")
+    if "mnt" not in new and "mnt" not in joins:
+        if parent_hooks:
+            yield operations.AskParent("hooks")
+        yield mounting.Chroot(spec.root)
+        return
+    propagation = spec.rootfs_propagation
+    yield mounting.SetPropagation(propagation or sys.MS_SLAVE | sys.MS_REC)
+    yield mounting.EnterRoot(spec.root, bool(propagation & sys.MS_SHARED))
+    dev_is_bound = False
+    after: list[Operation] = []
+    for mount in spec.mounts:
+        yield _mount_step(mount, cgroup, layout, new)
+        destination = "/" + mount.destination.strip("/")
+        if destination == "/dev" and mount.options.bind:
+            dev_is_bound = True
+        if mount.type == "tmpfs" and mount.options.read_only:
+            after.append(mounting.Remount(mount.destination, Attributes(sys.MOUNT_ATTR_RDONLY)))
+    if not dev_is_bound:
+        yield from _device_steps(spec, in_user_namespace)
+    yield mounting.MakeFolder(process.cwd)
+    if process.terminal:
+        yield OpenTerminal(process.user.uid, process.console_size, as_console=True)
+    if parent_hooks:
+        yield operations.AskParent("hooks")
+    if spec.hooks.get("createContainer"):
+        state = state_text(spec.version, id, "creating", bundle, spec.annotations)
+        yield program.RunHooks("createContainer", spec.hooks["createContainer"], state)
+    yield from after
+    if spec.readonly_paths:
+        yield mounting.ReadonlyPaths(spec.readonly_paths)
+    if spec.masked_paths:
+        yield mounting.MaskPaths(spec.masked_paths)
+    if spec.root_readonly:
+        yield mounting.ReadonlyRoot()
+    yield mounting.ChangeRoot(pivot, propagation)
+
+
+def _mount_step(mount: Mount, cgroup: Cgroup, layout: Layout, new: list[str]) -> Operation:
+    if mount.options.idmap or mount.uid_maps:
+        raise Unsupported(f"mount {mount.destination}: mapped ids are not supported")
+    if mount.options.bind:
+        return mounting.Bind(mount.source, mount.destination, mount.options)
+    if mount.type in ("cgroup", "cgroup2"):
+        return _cgroup_mount(mount, cgroup, layout, "cgroup" in new)
+    return mounting.MountFilesystem(mount.type, mount.source, mount.destination, mount.options)
+
+
+def _cgroup_mount(mount: Mount, cgroup: Cgroup, layout: Layout, own_namespace: bool) -> Operation:
+    if cgroup.version == 2:
+        return mounting.MountCgroups(mount.destination, mount.options, (), (), cgroup.folders[""], own_namespace)
+    hierarchies: dict[str, tuple[str, str, str]] = {}
+    links = []
+    for controller, folder in cgroup.folders.items():
+        joined = layout.v1[controller].name
+        hierarchies[joined] = (joined, joined, folder)
+        if joined != controller:
+            links.append((controller, joined))
+    return mounting.MountCgroups(
+        mount.destination, mount.options, tuple(hierarchies.values()), tuple(links), "", own_namespace
+    )
+
+
+def _device_steps(spec: Spec, bind: bool) -> Iterator[Operation]:
+    devices = {device.path: device for device in (*_DEFAULT_DEVICES, *spec.devices)}
+    for device in devices.values():
+        yield mounting.MakeDevice(device.path, device.mode, device.major, device.minor, device.uid, device.gid, bind)
+    links: tuple[tuple[str, str], ...] = _DEFAULT_LINKS
+    if not any(mount.destination.rstrip("/") == "/dev/ptmx" for mount in spec.mounts):
+        links += (("/dev/ptmx", "pts/ptmx"),)
+    yield mounting.MakeLinks(links)
+
+
+def process_steps(process: Process, in_user_namespace: bool, persona: int | None = None) -> Iterator[Operation]:
+    """The steps by which a process inside its namespaces becomes its user and finds its program."""
+    user = process.user
+    capabilities = process.capabilities or Capabilities()
+    if persona is not None:
+        yield operations.SetPersonality(persona)
+    _refuse_labels(process)
+    yield operations.BecomeUser(
+        user.uid,
+        user.gid,
+        user.groups,
+        user.umask,
+        capabilities.bounding,
+        # In a user namespace without setgroups the call fails, and nothing is asked for then.
+        may_set_groups=bool(user.groups) or not in_user_namespace,
+    )
+    yield operations.ChangeFolder(process.cwd)
+    yield program.FindProgram(process.args[0], process.env, user.uid)
+
+
+def privilege_step(process: Process, profile: seccomp.Compiled | None) -> Operation:
+    """The step that gives up what is left of privileges."""
+    masks = process.capabilities or Capabilities()
+    return operations.SetPrivileges(
+        process.no_new_privileges,
+        masks.effective,
+        masks.permitted,
+        masks.inheritable,
+        # The kernel takes only what is permitted and inheritable; engines write more and expect no error.
+        masks.ambient & masks.permitted & masks.inheritable,
+        b"" if profile is None else profile.code,
+        0 if profile is None else profile.flags,
+    )
+
+
+def _refuse_labels(process: Process) -> None:
+    if process.apparmor and process.apparmor != "unconfined":
+        raise Unsupported(f"apparmor profile {process.apparmor!r} is not supported")
+    if process.selinux:
+        raise Unsupported(f"selinux label {process.selinux!r} is not supported")
+
+
+def _finish_steps(spec: Spec, process: Process, cache: str, bundle: str, id: str) -> Iterator[Operation]:
+    profile = None if spec.seccomp is None else seccomp.compile_profile(spec.seccomp, cache)
+    if spec.hooks.get("startContainer"):
+        state = state_text(spec.version, id, "created", bundle, spec.annotations)
+        yield program.RunHooks("startContainer", spec.hooks["startContainer"], state)
+    yield privilege_step(process, profile)
+
+
+def state_text(version: str, id: str, status: str, bundle: str, annotations: dict[str, str]) -> str:
+    """The state document for a hook inside the container, which puts its pid in."""
+    content = {
+        "ociVersion": version,
+        "id": id,
+        "status": status,
+        "pid": 0,
+        "bundle": bundle,
+        "annotations": annotations,
+    }
+    return document.render(content).replace('"pid":0', '"pid":@pid@', 1)

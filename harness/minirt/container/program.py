@@ -1,0 +1,135 @@
+"""The last steps: finding the program, waiting at the gate, executing it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from harness.linux import syscalls
+from harness.minirt.container.hooks import run_hooks
+from harness.minirt.container.operations import Operation, Stage
+from harness.minirt.container.record import Record
+from harness.minirt.errors import CommandError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from harness.minirt.container.spec import Hook
+
+_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def find_program(word: str, path: str) -> str:
+    """The file that `word` names, as execvp(3) finds it. Raises `CommandError`."""
+    if "/" in word:
+        _check(word, word)
+        return word
+    denied = None
+    for folder in path.split(":"):
+        candidate = f"{folder or '.'}/{word}"
+        try:
+            _check(word, candidate)
+        except CommandError as error:
+            if error.errno != errno.ENOENT:
+                denied = error
+        else:
+            return candidate
+    if denied is not None:
+        raise denied
+    raise CommandError(word, errno.ENOENT, "executable file not found in $PATH")
+
+
+def _check(word: str, path: str) -> None:
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        number = errno.ENOENT if error.errno == errno.ENOTDIR else error.errno or 0
+        raise CommandError(word, number, f"stat {path}: {os.strerror(error.errno or 0).lower()}") from None
+    if stat.S_ISDIR(status.st_mode):
+        raise CommandError(word, errno.EACCES, "is a directory: permission denied")
+    if not os.access(path, os.X_OK):
+        raise CommandError(word, errno.EACCES, "permission denied")
+
+
+def home_of(passwd: str, uid: int) -> str:
+    """The home folder of a user in the text of /etc/passwd, ``/`` where it is not there."""
+    for line in passwd.splitlines():
+        fields = line.split(":")
+        if len(fields) >= 6 and fields[2] == str(uid):
+            return fields[5] or "/"
+    return "/"
+
+
+class FindProgram(Operation):
+    """Find the program in the container, and complete the environment by HOME."""
+
+    command: str
+    env: tuple[str, ...]
+    uid: int
+
+    @property
+    def title(self) -> str:
+        return f"find the program {self.command!r}"
+
+    def perform(self, stage: Stage) -> None:
+        # The last of several values counts, as it does for those who set them.
+        values = {entry.partition("=")[0]: entry for entry in self.env if entry}
+        path = values.get("PATH", f"PATH={_DEFAULT_PATH}")[5:]
+        if "HOME" not in values:
+            try:
+                fd = os.open("/etc/passwd", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            except OSError:
+                home = "/"
+            else:
+                home = home_of(os.read(fd, 1 << 20).decode(errors="replace"), self.uid)
+                os.close(fd)
+            values["HOME"] = f"HOME={home}"
+        stage.env = list(values.values())
+        stage.program = find_program(self.command, path)
+
+
+class AwaitStart(Operation):
+    """Say that all is ready, and wait at the gate until somebody says start."""
+
+    @property
+    def title(self) -> str:
+        return "wait to be started"
+
+    def perform(self, stage: Stage) -> None:
+        stage.channel.send("ready")
+        stage.channel.close()
+        assert stage.gate is not None
+        stage.channel = stage.gate.await_start()
+
+
+class RunHooks(Operation):
+    """Run hooks inside the container's namespaces; `state` lacks the pid, which only the child knows."""
+
+    name: str
+    hooks: tuple[Hook, ...]
+    state: str
+
+    @property
+    def title(self) -> str:
+        return f"run {self.name} hooks"
+
+    def perform(self, stage: Stage) -> None:
+        run_hooks(self.name, self.hooks, self.state.replace("@pid@", str(os.getpid())))
+
+
+class Program(Record):
+    """What is executed at the very end."""
+
+    args: tuple[str, ...]
+
+    def execute(self, stage: Stage) -> None:
+        """Does not return. Raises `CommandError`."""
+        syscalls.reset_signals()
+        env = dict(entry.partition("=")[::2] for entry in stage.env)
+        try:
+            os.execve(stage.program, list(self.args), env)
+        except OSError as error:
+            number = error.errno or 0
+            raise CommandError(self.args[0], number, os.strerror(number).lower()) from None
+        except ValueError as error:
+            raise CommandError(self.args[0], errno.EINVAL, str(error)) from None

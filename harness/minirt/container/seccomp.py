@@ -1,0 +1,239 @@
+"""linux.seccomp compiled to a BPF program, by libseccomp over ctypes, and kept on disk by a hash of the profile."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+from harness.linux import syscalls
+from harness.minirt.container import document
+from harness.minirt.container.reader import Reader
+from harness.minirt.container.record import Record
+from harness.minirt.errors import SpecError, Unsupported
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_ACTIONS = {
+    "SCMP_ACT_KILL": 0x00000000,
+    "SCMP_ACT_KILL_THREAD": 0x00000000,
+    "SCMP_ACT_KILL_PROCESS": 0x80000000,
+    "SCMP_ACT_TRAP": 0x00030000,
+    "SCMP_ACT_ERRNO": 0x00050000,
+    "SCMP_ACT_TRACE": 0x7FF00000,
+    "SCMP_ACT_LOG": 0x7FFC0000,
+    "SCMP_ACT_ALLOW": 0x7FFF0000,
+}
+_OPERATORS = {
+    "SCMP_CMP_NE": 1,
+    "SCMP_CMP_LT": 2,
+    "SCMP_CMP_LE": 3,
+    "SCMP_CMP_EQ": 4,
+    "SCMP_CMP_GE": 5,
+    "SCMP_CMP_GT": 6,
+    "SCMP_CMP_MASKED_EQ": 7,
+}
+_FLAGS = {
+    "SECCOMP_FILTER_FLAG_TSYNC": 0,  # a single thread is in step with itself
+    "SECCOMP_FILTER_FLAG_LOG": syscalls.SECCOMP_FILTER_FLAG_LOG,
+    "SECCOMP_FILTER_FLAG_SPEC_ALLOW": syscalls.SECCOMP_FILTER_FLAG_SPEC_ALLOW,
+    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV": 0,  # without a listener it means nothing
+}
+_EPERM = 1
+_ATTR_NNP = 3
+_EEXIST = 17
+_FORMAT = "1"
+"""Changes whenever the same profile is compiled to something else; part of the cache's key."""
+
+
+class Compiled(Record):
+    """A filter ready to load. `flags` for seccomp(2)."""
+
+    code: bytes
+    flags: int = 0
+
+
+class Argument(Record):
+    index: int
+    operator: int
+    value: int
+    second: int
+
+
+class Rule(Record):
+    names: tuple[str, ...]
+    action: int
+    arguments: tuple[Argument, ...]
+
+
+class Profile(Record):
+    """linux.seccomp, checked."""
+
+    default: int
+    architectures: tuple[str, ...]
+    rules: tuple[Rule, ...]
+    flags: int
+
+
+def parse_profile(content: dict[str, Any]) -> Profile:
+    """Read linux.seccomp; raises `SpecError` and, for SCMP_ACT_NOTIFY, `Unsupported`."""
+    top = Reader(content, "linux.seccomp")
+    default = _action(top, "defaultAction", "defaultErrnoRet")
+    flags = 0
+    for index, word in enumerate(top.texts("flags")):
+        if word not in _FLAGS:
+            raise top.fail(f"flags[{index}]", f"{word!r} is not supported")
+        flags |= _FLAGS[word]
+    return Profile(default, top.texts("architectures"), top.list("syscalls", _rule), flags)
+
+
+def _action(entry: Reader, key: str, errno_key: str) -> int:
+    word = entry.text(key)
+    if word == "SCMP_ACT_NOTIFY":
+        raise Unsupported(f"{entry.at(key)}: SCMP_ACT_NOTIFY is not supported")
+    action = entry.choice(key, _ACTIONS)
+    number = entry.number(errno_key, least=0, most=0xFFFF)
+    if word in ("SCMP_ACT_ERRNO", "SCMP_ACT_TRACE"):
+        return action | (_EPERM if number is None else number)
+    if number:
+        raise entry.fail(errno_key, f"means nothing with {word}")
+    return action
+
+
+def _rule(entry: Reader) -> Rule:
+    names = entry.texts("names")
+    if not names:
+        raise entry.fail("names", "is empty")
+
+    def argument(item: Reader) -> Argument:
+        return Argument(
+            item.count("index", most=5),
+            item.choice("op", _OPERATORS),
+            item.count("value", most=(1 << 64) - 1),
+            item.count("valueTwo", most=(1 << 64) - 1),
+        )
+
+    return Rule(names, _action(entry, "action", "errnoRet"), entry.list("args", argument))
+
+
+class _Comparison(ctypes.Structure):
+    _fields_ = (
+        ("arg", ctypes.c_uint),
+        ("op", ctypes.c_int),
+        ("datum_a", ctypes.c_uint64),
+        ("datum_b", ctypes.c_uint64),
+    )
+
+
+def compile_profile(content: dict[str, Any], cache: str = "") -> Compiled:
+    """The filter for linux.seccomp. `cache`: a folder in which compiled filters are kept (made where missing).
+
+    Raises `SpecError`, and `Unsupported` where libseccomp is not installed.
+    """
+    profile = parse_profile(content)
+    path = ""
+    if cache:
+        from _sha256 import sha256  # type: ignore[import-not-found,unused-ignore]
+
+        key = sha256(f"{_FORMAT} {os.uname().release} {document.render(content)}".encode()).hexdigest()
+        path = f"{cache}/{key}.bpf"
+        try:
+            with open(path, "rb", buffering=0) as file:
+                code = file.read()
+            if code and len(code) % 8 == 0:
+                return Compiled(code, profile.flags)
+        except OSError:
+            code = b""
+    code = _compile(profile)
+    if path:
+        _keep(path, code)
+    return Compiled(code, profile.flags)
+
+
+def _keep(path: str, code: bytes) -> None:
+    fresh = f"{path}.{os.getpid()}"
+    try:
+        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+        with open(fresh, "wb", buffering=0) as file:
+            file.write(code)
+        os.rename(fresh, path)
+    except OSError:
+        # A cache that cannot be written costs time, nothing else.
+        return
+
+
+def _library() -> ctypes.CDLL:
+    try:
+        library = ctypes.CDLL("libseccomp.so.2", use_errno=True)
+    except OSError as error:
+        raise Unsupported(f"linux.seccomp needs libseccomp.so.2 (package libseccomp2): {error}") from None
+    library.seccomp_init.restype = ctypes.c_void_p
+    library.seccomp_init.argtypes = [ctypes.c_uint32]
+    library.seccomp_release.argtypes = [ctypes.c_void_p]
+    library.seccomp_arch_resolve_name.restype = ctypes.c_uint32
+    library.seccomp_arch_add.argtypes = [ctypes.c_void_p, ctypes.c_uint32]
+    library.seccomp_attr_set.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_uint32]
+    library.seccomp_syscall_resolve_name.argtypes = [ctypes.c_char_p]
+    library.seccomp_rule_add_array.argtypes = [
+        ctypes.c_void_p,
+        ctypes.c_uint32,
+        ctypes.c_int,
+        ctypes.c_uint,
+        ctypes.c_void_p,
+    ]
+    library.seccomp_export_bpf.argtypes = [ctypes.c_void_p, ctypes.c_int]
+    return library
+
+
+def _compile(profile: Profile) -> bytes:
+    library = _library()
+    context = library.seccomp_init(profile.default)
+    if not context:
+        raise SpecError("linux.seccomp.defaultAction", "is not supported by libseccomp")
+    try:
+        for index, name in enumerate(profile.architectures):
+            short = name.removeprefix("SCMP_ARCH_").lower().encode()
+            token = library.seccomp_arch_resolve_name(short)
+            if not token:
+                raise SpecError(f"linux.seccomp.architectures[{index}]", f"{name!r} is not known")
+            result = library.seccomp_arch_add(context, token)
+            if result not in (0, -_EEXIST):
+                raise SpecError(f"linux.seccomp.architectures[{index}]", os.strerror(-result).lower())
+        for index, rule in enumerate(profile.rules):
+            # A rule that says what happens anyway is refused by the library.
+            if rule.action != profile.default:
+                _add(library, context, rule, f"linux.seccomp.syscalls[{index}]")
+        return _export(library, context)
+    finally:
+        library.seccomp_release(context)
+
+
+def _add(library: ctypes.CDLL, context: int, rule: Rule, path: str) -> None:
+    indices = [argument.index for argument in rule.arguments]
+    comparisons = [
+        _Comparison(item.index, item.operator, item.value, item.second if item.operator == 7 else 0)
+        for item in rule.arguments
+    ]
+    # Several conditions on one argument mean "any of them", as engines have always understood it.
+    groups = [comparisons] if len(set(indices)) == len(indices) else [[item] for item in comparisons]
+    for name in rule.names:
+        number = library.seccomp_syscall_resolve_name(name.encode())
+        if number == -1:  # unknown to this library, hence to the profile's target as well
+            continue
+        for group in groups:
+            array = (_Comparison * len(group))(*group)
+            result = library.seccomp_rule_add_array(context, rule.action, number, len(group), array)
+            if result not in (0, -_EEXIST):
+                raise SpecError(path, f"{name}: {os.strerror(-result).lower()}")
+
+
+def _export(library: ctypes.CDLL, context: int) -> bytes:
+    fd = os.memfd_create("seccomp", os.MFD_CLOEXEC)
+    try:
+        result = library.seccomp_export_bpf(context, fd)
+        if result:
+            raise Unsupported(f"linux.seccomp: libseccomp cannot export the filter: {os.strerror(-result).lower()}")
+        return os.pread(fd, os.fstat(fd).st_size, 0)
+    finally:
+        os.close(fd)
