@@ -20,7 +20,23 @@ UNIFIED = ""
 """The name of the v2 tree in `Layout.own` and `parse_paths`, where v1 has the names of controllers."""
 
 V1_CONTROLLERS = frozenset(
-    "cpu cpuacct cpuset memory devices freezer blkio pids net_cls net_prio perf_event hugetlb rdma misc debug".split()
+    [
+        "cpu",
+        "cpuacct",
+        "cpuset",
+        "memory",
+        "devices",
+        "freezer",
+        "blkio",
+        "pids",
+        "net_cls",
+        "net_prio",
+        "perf_event",
+        "hugetlb",
+        "rdma",
+        "misc",
+        "debug",
+    ]
 )
 """Every controller name of v1: what else stands among a mount's options is an option."""
 
