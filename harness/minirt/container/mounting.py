@@ -74,6 +74,26 @@ class EnterRoot(Operation):
         stage.root = tree
 
 
+class EnterOverlay(Operation):
+    """Stack the root filesystem at `path`, an empty folder, out of layers: a mount that nobody outside ever sees."""
+
+    path: str
+    options: str
+    """of overlayfs, as mount(2) takes them"""
+    shared: bool
+
+    @property
+    def title(self) -> str:
+        return f"mount the root filesystem {self.path}"
+
+    def perform(self, stage: Stage) -> None:
+        if self.shared:
+            sys.mount(None, _mount_point_of(self.path), None, sys.MS_PRIVATE)
+        # A container's root is never used again after its end: nothing in it has to reach the disk when it is unmounted.
+        sys.mount("overlay", self.path, "overlay", 0, f"{self.options},volatile")
+        stage.root = os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
 def _mount_point_of(path: str) -> str:
     best = "/"
     path = os.path.realpath(path)

@@ -89,8 +89,10 @@ def make_plan(
     new_keyring: bool = True,
     preserved_fds: int = 0,
     seccomp_cache: str = "",
+    overlay: str = "",
 ) -> Plan:
-    """The plan for a container. `seccomp_cache`: a folder for compiled filters, if there is one.
+    """The plan for a container. `seccomp_cache`: a folder for compiled filters, if there is one. `overlay`: options of
+    overlayfs, where the root is to be stacked from layers in the container's own mount namespace.
 
     Raises `SpecError`, `Unsupported` and `CgroupError`; nothing has been made then.
     """
@@ -115,7 +117,7 @@ def make_plan(
             at_birth |= FLAGS[kind]
     setup = [
         *_namespace_steps(spec, cgroup, layout, new, joins, late, new_keyring, id),
-        *_root_steps(spec, process, cgroup, layout, new, joins, pivot, bundle, id),
+        *_root_steps(spec, process, cgroup, layout, new, joins, pivot, bundle, id, overlay),
         *process_steps(process, "user" in new or "user" in joins, spec.personality),
     ]
     return Plan(
@@ -189,6 +191,7 @@ def _root_steps(
     pivot: bool,
     bundle: str,
     id: str,
+    overlay: str,
 ) -> Iterator[Operation]:
     in_user_namespace = "user" in new or "user" in joins
     parent_hooks = spec.hooks.get("prestart") or spec.hooks.get("createRuntime")
@@ -199,7 +202,11 @@ def _root_steps(
         return
     propagation = spec.rootfs_propagation
     yield mounting.SetPropagation(propagation or sys.MS_SLAVE | sys.MS_REC)
-    yield mounting.EnterRoot(spec.root, bool(propagation & sys.MS_SHARED))
+    shared = bool(propagation & sys.MS_SHARED)
+    if overlay:
+        yield mounting.EnterOverlay(spec.root, overlay, shared)
+    else:
+        yield mounting.EnterRoot(spec.root, shared)
     dev_is_bound = False
     after: list[Operation] = []
     for mount in spec.mounts:

@@ -134,9 +134,9 @@ def compile_profile(content: dict[str, Any], cache: str = "") -> Compiled:
     profile = parse_profile(content)
     path = ""
     if cache:
-        from _sha256 import sha256  # type: ignore[import-not-found,unused-ignore]
+        from _blake2 import blake2b  # type: ignore[import-not-found,unused-ignore]
 
-        key = sha256(f"{_FORMAT} {os.uname().release} {document.render(content)}".encode()).hexdigest()
+        key = blake2b(f"{_FORMAT} {os.uname().release} {document.render(content)}".encode(), digest_size=16).hexdigest()
         path = f"{cache}/{key}.bpf"
         try:
             with open(path, "rb", buffering=0) as file:
