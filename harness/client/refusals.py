@@ -1,0 +1,83 @@
+"""Which class of `RuntimeRefusal` an error of a runtime is: by its code, and where the code says nothing, by its words.
+
+Runtimes answer most wrong moves with a code that means "unknown" and a sentence (containerd, over CRI), or with the same
+exit status for everything (command lines). So the sentences are classified by tables: regular expressions, tried in
+order, the first that is found anywhere in the text decides. What no row matches is `Refused`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from harness.errors import CallTimeout, Conflict, NotFound, Refused, RuntimeRefusal, Unreachable
+
+Words = tuple[tuple[str, type[RuntimeRefusal]], ...]
+
+_TRANSPORT: Words = (
+    (r"connection refused|no route to host|network is unreachable|no such host|i/o timeout", Unreachable),
+    (r"error while dialing|failed to dial|cannot connect to the docker daemon", Unreachable),
+)
+_PROGRAM: Words = (
+    # The container is there, the program to run in it is not: not to be taken for a missing container.
+    (r"executable file (`[^`]*` )?not found in \$?path", Refused),
+    (r"(exec|stat|executable)\b.*no such file or directory", Refused),
+)
+_STATE: Words = (
+    (
+        r"cannot (exec|start|pause|resume|kill|delete|remove|stop)\b.* (a|an|that|which) .*(paused|stopped|running|created)",
+        Conflict,
+    ),
+    (
+        r"(container|task|sandbox|process)\b.*\b(is )?(not|already) (running|paused|started|stopped|in \S+ state)",
+        Conflict,
+    ),
+    (r"already (exists|in use)|is (reserved|in use)", Conflict),
+    (r"(not|isn't|must be) (running|paused|created|stopped|frozen)\b", Conflict),
+)
+_ABSENCE: Words = (
+    (r"\bnot found\b|does not exist|no such (container|image|task|process|sandbox)|unknown container", NotFound),
+)
+
+CRI_WORDS: Words = (
+    *_TRANSPORT,
+    *_PROGRAM,
+    (r"container is in \S+ state", Conflict),
+    (r"is (already|still) in (starting|removing) state|is still running", Conflict),
+    *_STATE,
+    *_ABSENCE,
+    (r"deadline exceeded|timed? ?out", CallTimeout),
+)
+"""containerd's CRI plugin: ``container is in CONTAINER_EXITED state``, under the code Unknown."""
+
+COMMAND_WORDS: Words = (
+    (r"error opening file `[^`]*/status`: no such file", NotFound),  # crun, of a container that it does not know
+    *_TRANSPORT,
+    *_PROGRAM,
+    *_STATE,
+    *_ABSENCE,
+)
+"""Command lines: OCI runtimes, and ``ctr``, which hands on what they said."""
+
+CODES: dict[str, type[RuntimeRefusal]] = {
+    "NOT_FOUND": NotFound,
+    "FAILED_PRECONDITION": Conflict,
+    "ALREADY_EXISTS": Conflict,
+    "UNAVAILABLE": Unreachable,
+    "DEADLINE_EXCEEDED": CallTimeout,
+}
+"""gRPC status names that say it by themselves."""
+
+
+def by_words(text: str, words: Iterable[tuple[str, type[RuntimeRefusal]]]) -> type[RuntimeRefusal]:
+    """The class that `text` stands for; `Refused` where no row of `words` matches."""
+    for pattern, kind in words:
+        if re.search(pattern, text, re.IGNORECASE | re.DOTALL):
+            return kind
+    return Refused
+
+
+def by_code(code: str, text: str, words: Iterable[tuple[str, type[RuntimeRefusal]]] = CRI_WORDS) -> RuntimeRefusal:
+    """The refusal that a gRPC status name and its message are."""
+    kind = CODES.get(code) or by_words(text, words)
+    return kind(text, code)

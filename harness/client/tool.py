@@ -1,0 +1,86 @@
+"""A command line tool that a client drives, and its native sibling that pauses what an interface cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from harness.client.refusals import COMMAND_WORDS, by_words
+from harness.command import Completed, Group, Runner
+from harness.errors import CallTimeout, CommandTimeout, Refused, RuntimeRefusal
+from harness.model.container import Tally
+
+Refusal = Callable[[Completed], RuntimeRefusal]
+CALL_TIMEOUT_S = 60.0
+
+
+class Tool:
+    """Runs one program with the same first words again and again, and counts that."""
+
+    def __init__(
+        self, runner: Runner, prefix: tuple[str, ...], tally: Tally, refusal: Refusal, group: Group = Group.CLIENT
+    ) -> None:
+        """`refusal` turns a command that failed into the error to raise."""
+        self.prefix = prefix
+        self._runner, self._tally, self._refusal, self._group = runner, tally, refusal, group
+
+    def run(self, *words: str, timeout_s: float = CALL_TIMEOUT_S) -> Completed:
+        """Run the tool with `words` added. Raises what `refusal` makes of a failure, and `CallTimeout`."""
+        done = self.attempt(*words, timeout_s=timeout_s)
+        if done.status:
+            raise self._refusal(done)
+        return done
+
+    def attempt(
+        self,
+        *words: str,
+        timeout_s: float = CALL_TIMEOUT_S,
+        stdout_fd: int | None = None,
+        stderr_fd: int | None = None,
+    ) -> Completed:
+        """The same, but a failure is the caller's to judge. Raises `CallTimeout`."""
+        self._tally.execs += 1
+        verb = next((word for word in words if not word.startswith("-")), "")
+        self._tally.by_call[verb] = self._tally.by_call.get(verb, 0) + 1
+        try:
+            return self._runner.run(
+                (*self.prefix, *words),
+                timeout_s=timeout_s,
+                group=self._group,
+                stdout_fd=stdout_fd,
+                stderr_fd=stderr_fd,
+            )
+        except CommandTimeout as error:
+            raise CallTimeout(str(error), "timeout") from error
+
+
+class NativeTool:
+    """Pauses and resumes where a client's interface has no such call (CRI): by the engine's own command line."""
+
+    def __init__(self, runner: Runner, native: Mapping[str, tuple[str, ...]], tally: Tally) -> None:
+        self._tools = {verb: Tool(runner, prefix, tally, by_stderr) for verb, prefix in native.items()}
+
+    @property
+    def name(self) -> str:
+        """What a record calls it; "" where there is none."""
+        return next((program_of(tool.prefix) for tool in self._tools.values()), "")
+
+    def run(self, verb: str, container: str) -> None:
+        """Raises `Refused` where the engine has no such tool."""
+        tool = self._tools.get(verb)
+        if tool is None:
+            raise Refused(f"the interface has no {verb}, and no tool of the engine is known that does it")
+        tool.run(container)
+
+
+def by_stderr(done: Completed) -> RuntimeRefusal:
+    """The refusal that the last words of a failed command are, with its exit status as the code."""
+    text = done.stderr.decode(errors="replace").strip()
+    return by_words(text, COMMAND_WORDS)(text, str(done.status))
+
+
+def program_of(prefix: tuple[str, ...]) -> str:
+    """The name of the program that an argv starts; for ``python -m package.module`` the module's last part."""
+    if len(prefix) > 2 and "-m" in prefix[1:-1]:
+        return prefix[prefix.index("-m") + 1].rpartition(".")[2]
+    return Path(prefix[0]).name
