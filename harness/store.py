@@ -7,10 +7,9 @@ last line that was torn is dropped with a note.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,7 +58,7 @@ class RunFolder:
             path.mkdir(parents=True)
             (path / RECORDS_FILE).touch()
         folder = cls(path)
-        folder.write_run(run)
+        folder.update(run)
         return folder
 
     def append(self, record: Record) -> None:
@@ -82,23 +81,9 @@ class RunFolder:
             finally:
                 os.close(fd)
 
-    def write_run(self, run: Run) -> None:
+    def update(self, run: Run) -> None:
         """Replace ``run.json``: a reader sees the old one or the new one, never part of one. Raises `StoreError`."""
         self.write(RUN_FILE, json.dumps(run.to_json(), ensure_ascii=False, indent=2) + "\n")
-
-    def update(self, **changes: Any) -> Run:
-        """Change fields of the run in ``run.json``; the run as it is now. Raises `StoreError`."""
-        run = dataclasses.replace(read_run(self.path), **changes)
-        self.write_run(run)
-        return run
-
-    def finish(self, ended: str, *, interrupted: bool = False, notes: Sequence[str] = (), **changes: Any) -> Run:
-        """Close the run: when it ended (ISO 8601, UTC), whether before its time, and what else became known meanwhile.
-
-        `notes` are added to those that it has, each once. Raises `StoreError`.
-        """
-        known = dict.fromkeys((*read_run(self.path).notes, *notes))
-        return self.update(ended=ended, interrupted=interrupted, notes=tuple(known), **changes)
 
     def write(self, name: str, text: str) -> Path:
         """Put a whole file (a report) into the folder, in place of an older one of that name. Raises `StoreError`."""
@@ -118,14 +103,12 @@ class RunFolder:
         return path
 
     def read(self) -> RunData:
-        """What the folder has now; see `read_folder`."""
+        """What the folder has now. Raises `StoreError`."""
         return read_folder(self.path)
 
-
-def read_run(path: Path) -> Run:
-    """The run that ``run.json`` in the folder `path` describes. Raises `StoreError`."""
-    data = _load(path / RUN_FILE)
-    return _reader(path, data).run(data)
+    def read_records(self) -> tuple[Record, ...]:
+        """The records that can be read, in the order in which they were appended. Raises `StoreError`."""
+        return self.read().records
 
 
 def read_folder(path: Path) -> RunData:
@@ -161,8 +144,16 @@ def read_folder(path: Path) -> RunData:
 
 
 def find_runs(output: Path) -> list[Path]:
-    """The folders of runs in `output`, the oldest first."""
+    """The folders of runs in `output`, the oldest first (ids begin with the time)."""
     return sorted(path.parent for path in output.glob(f"*/{RUN_FILE}"))
+
+
+def newest(output: Path) -> Path:
+    """The folder of the run in `output` that was started last. Raises `StoreError` where there is none."""
+    found = find_runs(output)
+    if not found:
+        raise StoreError(f"there is no run in {output}: make one with seatrial run, or name another folder")
+    return found[-1]
 
 
 def _load(path: Path) -> dict[str, Any]:
