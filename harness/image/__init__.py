@@ -1,0 +1,1 @@
+"""The test images, the same bytes on every machine, and the small registry that serves them."""

@@ -1,0 +1,21 @@
+"""Unpack a test image: the root filesystem for subjects that have no images."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from pathlib import Path
+
+
+def unpack(folder: Path, name: str, into: Path) -> None:
+    """Unpack image `name` of `folder` (see `harness.image.build.write_images`) into the new folder `into`.
+
+    For images that we built ourselves: no whiteouts. Raises `KeyError` for a name that is not there.
+    """
+    blobs = folder / "blobs"
+    digest = json.loads((folder / "manifests.json").read_text())[name]["digest"]
+    manifest = json.loads((blobs / digest.replace(":", "/")).read_text())
+    into.mkdir(parents=True)
+    for layer in manifest["layers"]:
+        with tarfile.open(blobs / layer["digest"].replace(":", "/"), "r:gz") as tar:
+            tar.extractall(into, filter="tar")
