@@ -1,0 +1,364 @@
+"""Containers: from a container's configuration to a bundle, a running process and its end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cri_api.v1 import api_pb2 as api
+
+from harness.linux import syscalls
+from harness.minirt.cri import log
+from harness.minirt.cri.pods import Pods
+from harness.minirt.cri.records import (
+    CREATED,
+    EXITED,
+    RUNNING,
+    UNKNOWN_EXIT_CODE,
+    Container,
+    Folder,
+    Pod,
+    find_by_prefix,
+)
+from harness.minirt.cri.translate import HostFacts, translate
+from harness.minirt.cri.users import Accounts
+from harness.minirt.errors import (
+    AlreadyExists,
+    InvalidArgument,
+    MinirtError,
+    NotFound,
+    Unavailable,
+    Unsupported,
+    WrongState,
+)
+from harness.minirt.images.snapshot import Snapshots
+from harness.minirt.images.store import Image, ImageStore
+from harness.minirt.supervisor.client import Supervisor
+
+START_ERROR_EXIT_CODE = 128
+_LARGEST_ACCOUNTS_BYTES = 1 << 20
+_MOST_CACHED_ACCOUNTS = 64
+
+
+class Containers:
+    """Every container. Safe for threads."""
+
+    def __init__(
+        self,
+        root: Path,
+        state: Path,
+        supervisor: Supervisor,
+        pods: Pods,
+        images: ImageStore,
+        snapshots: Snapshots,
+        host: HostFacts,
+    ) -> None:
+        self._records = Folder(root / "containers", "container.json")
+        self._state = state / "containers"
+        self._state.mkdir(parents=True, exist_ok=True, mode=0o711)
+        self._supervisor = supervisor
+        self._pods = pods
+        self._images = images
+        self._snapshots = snapshots
+        self._host = host
+        self._lock = threading.RLock()
+        self._containers: dict[str, Container] = {}
+        self._names: dict[tuple[str, str, int], str] = {}
+        self._busy: dict[str, threading.Lock] = {}
+        self._accounts: dict[str, Accounts] = {}
+
+    def load(self, supervised: Mapping[str, Mapping[str, Any]]) -> None:
+        """Read what an earlier daemon left, and set it right by what the supervisor knows and by what it wrote down."""
+        for id, row in self._records.read():
+            container = None
+            if row is not None:
+                with contextlib.suppress(KeyError, TypeError, ValueError):
+                    container = Container.from_json(row)
+            if container is None:
+                log.warning("a container without a readable record is removed", container=id)
+                self._discard(id)
+                continue
+            self._adopt(container, supervised.get(id))
+            self._put(container)
+        for id in os.listdir(self._state):
+            if id not in self._containers:
+                self._discard(id)
+
+    def _adopt(self, container: Container, facts: Mapping[str, Any] | None) -> None:
+        was = container.state
+        container.state = CREATED if was == RUNNING else was
+        if was == EXITED:
+            return
+        if facts is None:
+            with contextlib.suppress(OSError, ValueError):
+                facts = json.loads((self._state / container.id / "exit.json").read_bytes())
+        if facts is not None:
+            container.apply(facts)
+        elif was == RUNNING or not (self._state / container.id / "config.json").exists():
+            container.fail(time.time_ns(), UNKNOWN_EXIT_CODE, "Unknown", "it ended while nobody looked after it")
+        if container.state != was:
+            self._records.write(container.id, container.to_json())
+
+    # -- looking -----------------------------------------------------------------------------------------------------
+
+    def get(self, text: str) -> Container:
+        """The container whose id is, or starts with, `text`. Raises `NotFound`."""
+        with self._lock:
+            return self._containers[find_by_prefix(self._containers, text, "container")]
+
+    def find(self, text: str) -> Container | None:
+        try:
+            return self.get(text)
+        except NotFound:
+            return None
+
+    def list(self, pod_id: str = "") -> list[Container]:
+        with self._lock:
+            return [row for row in self._containers.values() if pod_id in ("", row.pod_id)]
+
+    def used_layers(self) -> set[str]:
+        """Chain ids of all that containers are stacked on."""
+        with self._lock:
+            return {chain_id for container in self._containers.values() for chain_id in container.chain}
+
+    def upper(self, container: Container) -> Path:
+        """The folder of what a container wrote into its root."""
+        return self._records.path(container.id) / "upper"
+
+    def process(self, container: Container) -> dict[str, Any]:
+        """``process`` of its config.json."""
+        process: dict[str, Any] = json.loads((self._state / container.id / "config.json").read_bytes())["process"]
+        return process
+
+    # -- changing ----------------------------------------------------------------------------------------------------
+
+    def _put(self, container: Container) -> None:
+        with self._lock:
+            self._containers[container.id] = container
+            self._names[_name(container)] = container.id
+            self._busy[container.id] = threading.Lock()
+
+    def create(self, pod: Pod, config: api.ContainerConfig) -> Container:
+        """Prepare a container in a pod. Raises `NotFound` (image), `InvalidArgument`, `WrongState` (pod), `AlreadyExists`."""
+        _check(config)
+        if not pod.ready:
+            raise WrongState(f"pod sandbox {pod.id} is not ready")
+        image = self._images.get(config.image.image)
+        id = secrets.token_hex(32)
+        name = (pod.id, config.metadata.name, config.metadata.attempt)
+        with self._lock:
+            if name in self._names:
+                raise AlreadyExists(f"container {name[1]} (attempt {name[2]}) exists already: {self._names[name]}")
+            self._names[name] = id
+        try:
+            with self._images.hold(image.chain):
+                container = self._make(id, pod, config, image)
+                self._put(container)
+        except BaseException:
+            with self._lock:
+                del self._names[name]
+            self._discard(id)
+            raise
+        return container
+
+    def _make(self, id: str, pod: Pod, config: api.ContainerConfig, image: Image) -> Container:
+        options = config.linux.security_context.namespace_options
+        target = 0
+        if options.pid == api.NamespaceMode.TARGET:
+            target = self.get(options.target_id).pid
+            if not target:
+                raise WrongState(f"container {options.target_id}, whose pid namespace is to be shared, is not running")
+        self._snapshots.prepare(id, image.chain).options  # noqa: B018  # too many layers are better refused now
+        folder = self._state / id
+        (folder / "rootfs").mkdir(parents=True, mode=0o711)
+        image_config = self._images.config(image)
+        cgroup = f"{pod.cgroup_parent.rstrip('/')}/{id}"
+        spec, identity = translate(
+            config,
+            image_config,
+            self._accounts_of(image),
+            self._pods.facts(pod),
+            self._host,
+            rootfs=str(folder / "rootfs"),
+            cgroup=cgroup,
+            target_pid=target,
+        )
+        (folder / "config.json").write_text(json.dumps(spec))
+        container = Container(
+            id=id,
+            pod_id=pod.id,
+            config=config,
+            image_id=image.id,
+            chain=image.chain,
+            cgroup=cgroup,
+            log_path=os.path.join(pod.config.log_directory, config.log_path) if config.log_path else "",
+            stop_signal=_stop_signal(config, image_config.get("config") or {}),
+            user=(identity.uid, identity.gid, identity.groups),
+            created_ns=time.time_ns(),
+        )
+        self._records.write(id, container.to_json())
+        return container
+
+    def _accounts_of(self, image: Image) -> Accounts:
+        accounts = self._accounts.get(image.id)
+        if accounts is None:
+            layers = self._snapshots.layers(image.chain)
+            accounts = Accounts(_find_text(layers, "etc/passwd"), _find_text(layers, "etc/group"))
+            if len(self._accounts) >= _MOST_CACHED_ACCOUNTS:
+                self._accounts.clear()
+            self._accounts[image.id] = accounts
+        return accounts
+
+    @contextlib.contextmanager
+    def _alone(self, container: Container) -> Any:
+        """Only one call at a time changes a container."""
+        busy = self._busy.get(container.id)
+        if busy is None:
+            raise NotFound(f"container {container.id!r} does not exist")
+        with busy:
+            if container.id not in self._containers:
+                raise NotFound(f"container {container.id!r} does not exist")
+            yield
+
+    def start(self, container: Container) -> None:
+        """Start it. Raises `WrongState` unless it has just been created; a failure ends it for good, with a reason."""
+        with self._alone(container):
+            if container.state != CREATED:
+                raise WrongState(f"container {container.id} is not in the created state")
+            pod = self._pods.get(container.pod_id)
+            if not pod.ready:
+                raise WrongState(f"pod sandbox {pod.id} is not ready")
+            if container.log_path:
+                os.makedirs(os.path.dirname(container.log_path), 0o755, exist_ok=True)
+            try:
+                facts = self._supervisor.call(
+                    "start",
+                    id=container.id,
+                    overlay=self._snapshots.overlay(container.id, container.chain).options,
+                    log=container.log_path,
+                    stdin=container.config.stdin,
+                )
+            except Unavailable:
+                raise
+            except MinirtError as error:
+                container.fail(time.time_ns(), START_ERROR_EXIT_CODE, "StartError", str(error))
+                self._records.write(container.id, container.to_json())
+                raise
+            self.apply(facts, container)
+
+    def apply(self, facts: Mapping[str, Any], container: Container | None = None) -> None:
+        """Take over what the supervisor says of a container; what it says of one that is gone is of no interest."""
+        with self._lock:
+            container = container or self._containers.get(facts["id"])
+            if container is not None and container.apply(facts) and container.id in self._containers:
+                with contextlib.suppress(OSError):  # a full disk; the supervisor knows it as well
+                    self._records.write(container.id, container.to_json())
+
+    def stop(self, container: Container, timeout_s: int) -> None:
+        """Its stop signal, then after `timeout_s` SIGKILL; returns once it has ended. Nothing happens where it does not run."""
+        if container.state != RUNNING:
+            return
+        try:
+            facts = self._supervisor.call(
+                "stop", id=container.id, signal=container.stop_signal, timeout_s=max(timeout_s, 0)
+            )
+        except NotFound:
+            return
+        self.apply(facts, container)
+
+    def remove(self, container: Container) -> None:
+        """Remove it, by force where it runs; nothing happens where it is gone."""
+        self.stop(container, 0)
+        try:
+            with self._alone(container):
+                self._supervisor.call("forget", id=container.id)
+                with self._lock:
+                    del self._containers[container.id]
+                    self._names.pop(_name(container), None)
+                    self._busy.pop(container.id, None)
+                self._discard(container.id)
+        except NotFound:
+            return
+        if self._images.find(container.image_id) is None:
+            self._images.collect(self.used_layers())
+
+    def _discard(self, id: str) -> None:
+        self._records.remove(id)
+        shutil.rmtree(self._state / id, ignore_errors=True)
+
+    def reopen_log(self, container: Container) -> None:
+        """Go on in a new log file. Raises `WrongState` where it does not run."""
+        if container.state != RUNNING:
+            raise WrongState(f"container {container.id} is not running")
+        self._supervisor.call("reopen log", id=container.id)
+
+
+def _name(container: Container) -> tuple[str, str, int]:
+    return container.pod_id, container.config.metadata.name, container.config.metadata.attempt
+
+
+def _check(config: api.ContainerConfig) -> None:
+    if not config.metadata.name:
+        raise InvalidArgument("a container needs a name in its metadata")
+    if not config.image.image:
+        raise InvalidArgument("a container needs an image")
+    texts = [config.metadata.name, config.log_path, config.working_dir, *config.command, *config.args]
+    texts += [pair.key for pair in config.envs]
+    if any("\0" in text for text in texts):
+        raise InvalidArgument("the container's configuration holds a NUL character")
+    if "\n" in config.metadata.name or ".." in config.log_path.split("/"):
+        raise InvalidArgument("the container's name or log_path holds what it must not")
+    if config.tty:
+        raise Unsupported("terminals are not supported yet")
+    if config.CDI_devices:
+        raise Unsupported("CDI devices are not supported")
+
+
+def _stop_signal(config: api.ContainerConfig, image: Mapping[str, Any]) -> int:
+    if config.stop_signal:
+        name = api.Signal.Name(config.stop_signal)
+        text = name.replace("PLUS", "+").replace("MINUS", "-")
+    else:
+        text = str(image.get("StopSignal") or "SIGTERM")
+    return parse_signal(text)
+
+
+def parse_signal(text: str) -> int:
+    """A signal's number from its number, or its name with or without SIG, also relative (RTMIN+3). Raises `InvalidArgument`."""
+    if text.isdigit() and 0 < int(text) <= signal.SIGRTMAX:
+        return int(text)
+    name = text.upper() if text.upper().startswith("SIG") else f"SIG{text.upper()}"
+    base, sign, offset = name.partition("+" if "+" in name else "-")
+    known = {"SIGCLD": "SIGCHLD", "SIGPOLL": "SIGIO", "SIGIOT": "SIGABRT"}.get(base, base)
+    try:
+        number = int(signal.Signals[known]) if known in signal.Signals.__members__ else int(getattr(signal, known))
+        number += int(f"{sign}{offset}") if sign else 0
+    except (AttributeError, ValueError):
+        raise InvalidArgument(f"{text!r} is not a signal") from None
+    return number
+
+
+def _find_text(layers: tuple[str, ...], path: str) -> str:
+    """A small file's text out of a stack of layers, topmost first; "" where there is none."""
+    for layer in layers:
+        root = os.open(layer, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
+            resolve = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
+            with open(syscalls.openat2(root, path, flags, resolve), "rb") as file:
+                return file.read(_LARGEST_ACCOUNTS_BYTES).decode(errors="surrogateescape")
+        except OSError as error:
+            if error.errno in (6, 19):  # ENXIO, ENODEV: a whiteout
+                return ""
+        finally:
+            os.close(root)
+    return ""

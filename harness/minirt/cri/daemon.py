@@ -1,0 +1,168 @@
+"""The daemon: what it is made of, how it finds its supervisor again, how it serves."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+from cri_api.v1 import api_pb2_grpc
+
+from harness.linux import syscalls
+from harness.linux.capabilities import BITS
+from harness.linux.cgroups import Mode, read_layout
+from harness.minirt.cri import log
+from harness.minirt.cri.containers import Containers
+from harness.minirt.cri.image_service import ImageService
+from harness.minirt.cri.lock import only_one
+from harness.minirt.cri.options import Options
+from harness.minirt.cri.pods import Pods
+from harness.minirt.cri.runtime_service import RuntimeService
+from harness.minirt.cri.translate import HostFacts
+from harness.minirt.images.pull import Puller
+from harness.minirt.images.snapshot import Snapshots
+from harness.minirt.images.store import ImageStore
+from harness.minirt.network.cni import Networks
+from harness.minirt.supervisor.client import Supervisor
+
+_THREADS = 64
+"""at most; they are made when all others are busy (with calls that wait: stop, exec, pull)"""
+_LARGEST_MESSAGE_BYTES = 64 << 20
+_GRACE_S = 2.0
+
+
+def read_host_facts() -> HostFacts:
+    """What this machine lets us do."""
+    effective = syscalls.capget()[0]
+    score: int | None = None
+    if not effective >> BITS["CAP_SYS_RESOURCE"] & 1:
+        score = int(Path("/proc/self/oom_score_adj").read_text())
+    return HostFacts(effective, read_layout().mode is Mode.V2, score)
+
+
+class Daemon:
+    """Everything between the socket and the supervisor."""
+
+    def __init__(self, options: Options) -> None:
+        root, state = Path(options.root), Path(options.state)
+        self.options = options
+        self.supervisor = Supervisor(options.supervisor_socket)
+        self.layout = read_layout()
+        self.snapshots = Snapshots(root)
+        self.images = ImageStore(root, self.snapshots)
+        if self.images.damage:
+            log.warning(self.images.damage)
+        bin_dirs = [Path(folder) for folder in options.cni_bin_dir.split(":") if folder]
+        self.networks = Networks(Path(options.cni_conf_dir), bin_dirs)
+        self.pods = Pods(root, state, self.supervisor, self.networks, self.layout, options.cgroup_parent)
+        self.containers = Containers(
+            root, state, self.supervisor, self.pods, self.images, self.snapshots, read_host_facts()
+        )
+        self._supervisor_gone = ""
+        self._loaded = threading.Event()
+        self._failure: BaseException | None = None
+
+    def load(self) -> None:
+        """Read what was left by an earlier daemon, set right by the supervisor, and follow what happens from now on."""
+        threading.Thread(target=self._follow, name="events", daemon=True).start()
+        self._loaded.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    def _follow(self) -> None:
+        def welcome(facts: dict[str, Any]) -> None:
+            try:
+                self.pods.load()
+                self.containers.load({row["id"]: row for row in facts["containers"]})
+                log.info("loaded", pods=len(self.pods.list()), containers=len(self.containers.list()))
+            finally:
+                self._loaded.set()
+
+        def event(message: dict[str, Any]) -> None:
+            log.debug("container ended", container=message["id"], exit_code=message["exit_code"])
+            self.containers.apply(message)
+
+        try:
+            self.supervisor.follow(welcome, event)
+        except BaseException as error:
+            self._failure = error
+            self._loaded.set()
+            raise
+        self._supervisor_gone = "the supervisor has gone: containers go on, but cannot be started or watched"
+        self._loaded.set()
+        log.warning(self._supervisor_gone)
+
+    def runtime_problem(self) -> str:
+        """Why containers cannot be run, in words; empty where they can."""
+        return self._supervisor_gone
+
+    @contextlib.contextmanager
+    def serving(self) -> Iterator[None]:
+        """Answer on the socket for as long as the context lasts; calls that are under way then get a moment to end."""
+        pool = ThreadPoolExecutor(_THREADS, "call")
+        server = grpc.server(
+            pool,
+            options=[
+                ("grpc.max_receive_message_length", _LARGEST_MESSAGE_BYTES),
+                ("grpc.max_send_message_length", _LARGEST_MESSAGE_BYTES),
+            ],
+        )
+        api_pb2_grpc.add_RuntimeServiceServicer_to_server(
+            RuntimeService(
+                self.options,
+                self.pods,
+                self.containers,
+                self.images,
+                self.networks,
+                self.supervisor,
+                self.layout,
+                self.runtime_problem,
+            ),
+            server,
+        )
+        puller = Puller(self.images, self.snapshots, Path(self.options.hosts_dir) if self.options.hosts_dir else None)
+        api_pb2_grpc.add_ImageServiceServicer_to_server(
+            ImageService(Path(self.options.root), self.images, self.snapshots, puller, self.containers.used_layers),
+            server,
+        )
+        socket = self.options.socket
+        socket.parent.mkdir(parents=True, exist_ok=True)
+        socket.unlink(missing_ok=True)
+        old = os.umask(0o177)
+        try:
+            server.add_insecure_port(f"unix://{socket}")
+        finally:
+            os.umask(old)
+        server.start()
+        try:
+            yield
+        finally:
+            server.stop(_GRACE_S).wait()
+            pool.shutdown(cancel_futures=True)
+            socket.unlink(missing_ok=True)
+            self.supervisor.close()
+
+
+def run(options: Options) -> int:
+    """Serve until SIGTERM or SIGINT; the exit status."""
+    log.open_log(options.log_level)
+    # Blocked before any thread is made, so that they arrive here and nowhere else.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    with only_one(Path(options.state)):
+        daemon = Daemon(options)
+        daemon.load()
+        with daemon.serving():
+            gc.collect()
+            gc.freeze()
+            print(f"minirt serves {options.listen}", flush=True)
+            log.info("ready", listen=options.listen, root=options.root, state=options.state)
+            number = signal.sigwait({signal.SIGTERM, signal.SIGINT})
+            log.info("ending; containers go on", signal=number)
+    return 0

@@ -1,0 +1,1 @@
+"""Networks of pods, by the plugins of the Container Network Interface."""

@@ -1,0 +1,188 @@
+"""One container that the supervisor looks after: its init process, its output, its end."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from harness.linux import syscalls
+from harness.minirt.container import document
+from harness.minirt.errors import CgroupError
+from harness.minirt.supervisor.log import LogFile, Stream
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from harness.minirt.container.cgroup import Cgroup
+    from harness.minirt.supervisor.loop import Loop, Timer
+
+_READ_BYTES = 1 << 16
+_SIGKILL = 9
+_CLD_EXITED = 1
+_UNKNOWN_EXIT_CODE = 255
+
+
+def reap(pidfd: int) -> int:
+    """The exit code of a child that has ended, as a shell tells it: 128 + n for signal n."""
+    try:
+        result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+    except ChildProcessError:
+        return _UNKNOWN_EXIT_CODE
+    if result is None:
+        return _UNKNOWN_EXIT_CODE
+    return result.si_status if result.si_code == _CLD_EXITED else 128 + result.si_status
+
+
+def oom_kills(cgroup: Cgroup) -> int:
+    """How often the kernel has killed a process of the cgroup because its memory was used up."""
+    if cgroup.version == 2:
+        path = f"{cgroup.folders['']}/memory.events"
+    elif "memory" in cgroup.folders:
+        path = f"{cgroup.folders['memory']}/memory.oom_control"
+    else:
+        return 0
+    with open(path, "rb", buffering=0) as file:
+        for line in file.read(4096).split(b"\n"):
+            if line.startswith(b"oom_kill "):
+                return int(line[9:])
+    return 0
+
+
+class Container:
+    """A container that has been started. `facts` is what the daemon is told of it."""
+
+    def __init__(self, loop: Loop, id: str, folder: str, cgroup: Cgroup, log: LogFile) -> None:
+        self.id = id
+        self.folder = folder
+        self.cgroup = cgroup
+        self.log = log
+        self.pid = 0
+        self.pidfd = -1
+        self.stdin = -1
+        self.started_ns = 0
+        self.finished_ns = 0
+        self.exit_code = 0
+        self.oom_killed = False
+        self.seccomp: dict[str, Any] | None = None
+        """linux.seccomp, which further processes get too"""
+        self._loop = loop
+        self._streams: dict[int, Stream] = {}
+        self._waiting: list[Callable[[dict[str, Any]], None]] = []
+        self._timer: Timer | None = None
+
+    @property
+    def running(self) -> bool:
+        return self.pidfd >= 0
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "pid": self.pid if self.running else 0,
+            "started_ns": self.started_ns,
+            "finished_ns": self.finished_ns,
+            "exit_code": self.exit_code,
+            "oom_killed": self.oom_killed,
+        }
+
+    def watch(self, pid: int, pidfd: int, stdin: int, outputs: dict[int, str]) -> None:
+        """Look after a process that has just been started. The descriptors are the container's from now on.
+
+        `stdin`: the end of a pipe to write to, or -1; `outputs`: ends to read from → the name of their stream.
+        """
+        self.pid, self.pidfd, self.stdin = pid, pidfd, stdin
+        self.started_ns = time.time_ns()
+        self._loop.add(pidfd, self._ended)
+        for fd, name in outputs.items():
+            os.set_blocking(fd, False)
+            self._streams[fd] = Stream(self.log, name)
+            self._loop.add(fd, lambda fd=fd: self._pump(fd))  # type: ignore[misc]
+
+    def when_ended(self, call: Callable[[dict[str, Any]], None]) -> None:
+        """Call `call` with the facts once the container has ended: at once, if it has."""
+        if self.running:
+            self._waiting.append(call)
+        else:
+            call(self.facts)
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the init process; nothing happens where it has ended."""
+        if self.running:
+            try:
+                syscalls.pidfd_send_signal(self.pidfd, number)
+            except ProcessLookupError:
+                pass
+
+    def kill_after(self, seconds: float, kill: Callable[[Container], None]) -> None:
+        """Call `kill` in `seconds`, unless the container ends before; an earlier time wins over a later one."""
+        due_ns = time.monotonic_ns() + int(seconds * 1e9)
+        if self._timer is None or due_ns < self._timer.due_ns:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.after(seconds, lambda: kill(self))
+
+    def _pump(self, fd: int) -> bool:
+        """Move what is there from a pipe to the log; False where nothing was."""
+        try:
+            data = os.read(fd, _READ_BYTES)
+        except BlockingIOError:
+            return False
+        except OSError:  # EIO: the last process let go of a terminal
+            data = b""
+        if data:
+            self._streams[fd].feed(data, time.time_ns())
+            return True
+        self._close_stream(fd)
+        return False
+
+    def _close_stream(self, fd: int) -> None:
+        self._loop.remove(fd)
+        self._streams.pop(fd).finish(time.time_ns())
+        os.close(fd)
+
+    def _ended(self) -> None:
+        self._loop.remove(self.pidfd)
+        self.exit_code = reap(self.pidfd)
+        self.finished_ns = time.time_ns()
+        self.oom_killed = self._end_cgroup()
+        for fd in list(self._streams):
+            # All that its processes wrote is in the pipe now; whoever else holds it does not belong to the container.
+            while self._pump(fd):
+                pass
+            if fd in self._streams:
+                self._close_stream(fd)
+        self.log.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        os.close(self.pidfd)
+        self.pidfd = -1
+        if self.stdin >= 0:
+            os.close(self.stdin)
+            self.stdin = -1
+        self._record()
+        waiting, self._waiting = self._waiting, []
+        for call in waiting:
+            call(self.facts)
+
+    def _end_cgroup(self) -> bool:
+        """Kill what a shared pid namespace let live, remove the cgroup; whether the kernel had killed for want of memory."""
+        out_of_memory = False
+        try:
+            out_of_memory = oom_kills(self.cgroup) > 0 and self.exit_code == 128 + _SIGKILL
+            self.cgroup.kill_all()
+            self.cgroup.remove()
+        except (CgroupError, OSError) as error:
+            print(f"container {self.id}: {error}", flush=True)
+        return out_of_memory
+
+    def _record(self) -> None:
+        """Keep the end where a daemon finds it, should this process be killed too."""
+        temporary = f"{self.folder}/.exit.json"
+        try:
+            with open(temporary, "wb", buffering=0) as file:
+                file.write(document.render(self.facts).encode())
+            os.rename(temporary, f"{self.folder}/exit.json")
+        except OSError:
+            pass  # a full disk: the facts are still here, in memory

@@ -1,0 +1,420 @@
+"""The supervisor's side of the protocol: who is connected, what they ask, and what the answers are."""
+
+from __future__ import annotations
+
+import os
+import time
+from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM
+from _socket import socket as Socket
+from select import EPOLLIN, EPOLLOUT
+
+from harness.minirt.container import cgroup as cgroups
+from harness.minirt.container import document
+from harness.minirt.container import state as states
+from harness.minirt.container.enter import enter
+from harness.minirt.container.launch import launch
+from harness.minirt.container.plan import make_plan
+from harness.minirt.container.reader import Reader
+from harness.minirt.container.spec import parse_process, parse_spec
+from harness.minirt.errors import AlreadyExists, CgroupError, InvalidArgument, MinirtError, NotFound, WrongState
+from harness.minirt.supervisor import pod
+from harness.minirt.supervisor.container import Container
+from harness.minirt.supervisor.execution import Execution
+from harness.minirt.supervisor.log import LogFile, timestamp
+from harness.minirt.supervisor.protocol import VERSION, Inbox, ProtocolError, frame
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from harness.minirt.container.cgroup import Cgroup
+    from harness.minirt.container.launch import Launched
+    from harness.minirt.container.spec import Spec
+    from harness.minirt.supervisor.loop import Loop
+
+_BACKLOG = 64
+_LARGEST_BACKLOG_BYTES = 4 << 20
+"""of events that a daemon has not fetched; one that is stuck is cut off, and finds out by asking again"""
+_SIGKILL = 9
+
+
+class Peer:
+    """One connection."""
+
+    def __init__(self, connection: Socket) -> None:
+        self.connection = connection
+        self.inbox = Inbox()
+        self.outbox = bytearray()
+        self.open = True
+        self.on_close: Callable[[], None] | None = None
+
+
+class Server:
+    """Answers daemons; owns the containers."""
+
+    def __init__(self, loop: Loop, state: str) -> None:
+        self._loop = loop
+        self._state = state
+        self._containers: dict[str, Container] = {}
+        self._subscribers: list[Peer] = []
+        self._peers: set[Peer] = set()
+        self._socket = Socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
+        self._ending = False
+        self._when_quiet: list[Callable[[], None]] = []
+
+    def listen(self) -> None:
+        """Take the socket ``<state>/supervisor.sock``. The caller holds the lock that says nobody else has it."""
+        path = f"{self._state}/supervisor.sock"
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
+        old = os.umask(0o177)
+        try:
+            self._socket.bind(path)
+        finally:
+            os.umask(old)
+        self._socket.listen(_BACKLOG)
+        self._socket.setblocking(False)
+        self._loop.add(self._socket.fileno(), self._accept)
+
+    def _accept(self) -> None:
+        try:
+            fd, _ = self._socket._accept()  # type: ignore[attr-defined]  # `socket.accept`, without importing `socket`
+        except OSError:
+            return
+        connection = Socket(AF_UNIX, SOCK_STREAM, 0, fd)
+        os.set_inheritable(fd, False)
+        connection.setblocking(False)
+        peer = Peer(connection)
+        self._peers.add(peer)
+        self._loop.add(fd, lambda: self._serve(peer))
+
+    # -- talking ---------------------------------------------------------------------------------------------------
+
+    def _serve(self, peer: Peer) -> None:
+        try:
+            if peer.outbox:
+                self._flush(peer)
+            going_on = peer.inbox.receive(peer.connection)
+            while taken := peer.inbox.take():
+                self._dispatch(peer, *taken)
+        except BlockingIOError:
+            return
+        except (OSError, ProtocolError):
+            going_on = False
+        if not going_on:
+            self._hang_up(peer)
+
+    def _hang_up(self, peer: Peer) -> None:
+        if not peer.open:
+            return
+        peer.open = False
+        self._loop.remove(peer.connection.fileno())
+        peer.inbox.close()
+        peer.connection.close()
+        self._peers.discard(peer)
+        if peer in self._subscribers:
+            self._subscribers.remove(peer)
+        if peer.on_close is not None:
+            peer.on_close()
+
+    def _say(self, peer: Peer, message: dict[str, Any]) -> None:
+        if not peer.open:
+            return
+        peer.outbox += frame(message)
+        try:
+            self._flush(peer)
+        except OSError:
+            self._hang_up(peer)
+        else:
+            if len(peer.outbox) > _LARGEST_BACKLOG_BYTES:
+                self._hang_up(peer)
+
+    def _flush(self, peer: Peer) -> None:
+        waiting = bool(peer.outbox)
+        while peer.outbox:
+            try:
+                del peer.outbox[: peer.connection.send(peer.outbox)]
+            except BlockingIOError:
+                self._loop.change(peer.connection.fileno(), EPOLLIN | EPOLLOUT)
+                return
+        if waiting:
+            self._loop.change(peer.connection.fileno(), EPOLLIN)
+
+    def _dispatch(self, peer: Peer, message: dict[str, Any], fds: list[int]) -> None:
+        try:
+            handler = _HANDLERS.get(message.get("op", ""))
+            if handler is None:
+                raise InvalidArgument(f"the supervisor knows no operation {message.get('op')!r}")
+            result = handler(self, peer, message, fds)
+        except MinirtError as error:
+            self._refuse(peer, error)
+        except OSError as error:
+            self._refuse(peer, MinirtError(f"{message.get('op')}: {error}"))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            self._refuse(peer, InvalidArgument(f"{message.get('op')}: {error!r}"))
+        else:
+            if result is not None:
+                self._say(peer, {"result": result})
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def _refuse(self, peer: Peer, error: MinirtError) -> None:
+        kind = next(c.__name__ for c in type(error).__mro__ if c.__module__ == MinirtError.__module__)
+        self._say(peer, {"error": kind, "text": str(error)})
+
+    # -- operations: each gives its answer, or None and answers later -------------------------------------------------
+
+    def _hello(self, peer: Peer, message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+        return {"version": VERSION, "pid": os.getpid(), "containers": [c.facts for c in self._containers.values()]}
+
+    def _subscribe(self, peer: Peer, message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+        self._subscribers.append(peer)
+        return self._hello(peer, message, fds)
+
+    def _create_pod(self, peer: Peer, message: dict[str, Any], fds: list[int]) -> None:
+        folder = self._pod_folder(message["id"])
+        pidfd, pipe = pod.begin(folder, message)
+
+        def ended() -> None:
+            self._loop.remove(pidfd)
+            os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+            os.close(pidfd)
+            try:
+                problem = os.read(pipe, 4096)
+            except BlockingIOError:
+                problem = b"killed"
+            os.close(pipe)
+            if problem:
+                pod.remove(folder)
+                self._refuse(peer, InvalidArgument(f"pod {message['id']}: {problem.decode(errors='replace')}"))
+            else:
+                self._say(peer, {"result": {}})
+
+        self._loop.add(pidfd, ended)
+
+    def _remove_pod(self, peer: Peer, message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+        pod.remove(self._pod_folder(message["id"]))
+        return {}
+
+    def _pod_folder(self, id: str) -> str:
+        return f"{self._state}/pods/{_plain(id)}"
+
+    def _start(self, peer: Peer, message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+        """Start the container whose config.json is in ``<state>/containers/<id>``."""
+        id = _plain(message["id"])
+        if self._ending:
+            raise WrongState("minirt is shutting down")
+        if id in self._containers:
+            raise AlreadyExists(f"container {id} has been started before")
+        folder = f"{self._state}/containers/{id}"
+        spec = parse_spec(document.read_file(f"{folder}/config.json"), folder)
+        layout = cgroups.read_layout()
+        plan = make_plan(
+            spec,
+            id=id,
+            bundle=folder,
+            layout=layout,
+            overlay=message["overlay"],
+            seccomp_cache=f"{self._state}/seccomp",
+        )
+        log = LogFile(message["log"])
+        container = Container(self._loop, id, folder, plan.cgroup, log)
+        ends: list[int] = []
+        try:
+            stdin, feed = (_pipe(ends)) if message["stdin"] else (_open_null(ends), -1)
+            out, stdout = _pipe(ends)
+            err, stderr = _pipe(ends)
+            launched = launch(plan, stdin=stdin, stdout=stdout, stderr=stderr)
+        except BaseException:
+            for fd in ends:
+                os.close(fd)
+            log.close()
+            raise
+        for fd in (stdin, stdout, stderr):
+            os.close(fd)
+        os.set_blocking(feed, False) if feed >= 0 else None
+        try:
+            states.save(folder, _remembered(id, folder, spec, plan.cgroup, launched.pid))
+        except OSError as error:
+            # Its own command line will not know it; what matters is that it is looked after.
+            print(f"container {id}: its state could not be written: {error}", flush=True)
+        container.seccomp = spec.seccomp
+        container.watch(launched.pid, launched.pidfd, feed, {out: "stdout", err: "stderr"})
+        self._containers[id] = container
+        container.when_ended(self._tell_end)
+        return container.facts
+
+    def _tell_end(self, facts: dict[str, Any]) -> None:
+        for peer in list(self._subscribers):
+            self._say(peer, {"event": "ended", **facts})
+        self._look_if_quiet()
+
+    def _stop(self, peer: Peer, message: dict[str, Any], fds: list[int]) -> None:
+        """Send a signal, kill after ``timeout_s``, answer with the facts once the container has ended."""
+        container = self._get(message["id"])
+        if container.running:
+            if message["timeout_s"] > 0:
+                container.signal(message["signal"])
+                container.kill_after(message["timeout_s"], self._kill)
+            else:
+                self._kill(container)
+        container.when_ended(lambda facts: self._say(peer, {"result": facts}))
+
+    def _kill(self, container: Container) -> None:
+        container.signal(_SIGKILL)
+        try:
+            # A frozen process does not even take SIGKILL (v1) before it is let go.
+            if container.cgroup.is_frozen():
+                container.cgroup.thaw()
+        except CgroupError as error:
+            print(f"container {container.id}: {error}", flush=True)
+
+    def _forget(self, peer: Peer, message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+        container = self._containers.get(message["id"])
+        if container is not None:
+            if container.running:
+                raise WrongState(f"container {container.id} is running")
+            del self._containers[container.id]
+        return {}
+
+    def _exec(self, peer: Peer, message: dict[str, Any], fds: list[int]) -> None:
+        """Run ``process`` (as config.json has it) with the three descriptors as its stdio; answers when it has ended."""
+        container = self._get(message["id"])
+        if not container.running:
+            raise WrongState(f"container {container.id} is not running")
+        if len(fds) != 3:
+            raise InvalidArgument("exec needs three descriptors")
+        launched = self._enter(container, message["process"], fds)
+
+        def done(result: dict[str, Any]) -> None:
+            peer.on_close = None
+            self._say(peer, {"result": result})
+
+        execution = Execution(self._loop, launched.pid, launched.pidfd, container.cgroup.pids, done)
+        peer.on_close = execution.kill
+        if message["timeout_s"] > 0:
+            execution.limit(message["timeout_s"])
+
+    def _enter(self, container: Container, process: dict[str, Any], fds: list[int]) -> Launched:
+        if container.cgroup.is_frozen():
+            raise WrongState(f"container {container.id} is paused")
+        stdin, stdout, stderr = fds
+        return enter(
+            container.pid,
+            parse_process(Reader(process, "process")),
+            container.cgroup,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            seccomp_profile=container.seccomp,
+            seccomp_cache=f"{self._state}/seccomp",
+        )
+
+    def _reopen_log(self, peer: Peer, message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+        container = self._get(message["id"])
+        if not container.running:
+            raise WrongState(f"container {container.id} is not running")
+        container.log.reopen()
+        return {}
+
+    def _kill_all(self, peer: Peer, message: dict[str, Any], fds: list[int]) -> None:
+        """Kill every container; answers once all have ended."""
+        self._when_quiet.append(lambda: self._say(peer, {"result": {}}))
+        for container in list(self._containers.values()):
+            if container.running:
+                self._kill(container)
+        self._look_if_quiet()
+
+    def _shut_down(self, peer: Peer, message: dict[str, Any], fds: list[int]) -> None:
+        """Kill every container, remove what every pod holds, answer, and end."""
+        self.end(lambda: self._say(peer, {"result": {}}))
+
+    # -- the end ---------------------------------------------------------------------------------------------------
+
+    def end(self, call: Callable[[], None] = lambda: None) -> None:
+        """Kill everything; once it is gone, `call` and stop the loop."""
+        self._ending = True
+        self._when_quiet.append(self._close)
+        self._when_quiet.append(call)
+        for container in list(self._containers.values()):
+            if container.running:
+                self._kill(container)
+        self._look_if_quiet()
+
+    def _look_if_quiet(self) -> None:
+        if self._when_quiet and not any(container.running for container in self._containers.values()):
+            waiting, self._when_quiet = self._when_quiet, []
+            for call in waiting:
+                call()
+
+    def _close(self) -> None:
+        folder = f"{self._state}/pods"
+        for id in os.listdir(folder) if os.path.isdir(folder) else ():
+            pod.remove(f"{folder}/{id}")
+        self._loop.remove(self._socket.fileno())
+        self._socket.close()
+        try:
+            os.unlink(f"{self._state}/supervisor.sock")
+        except FileNotFoundError:
+            pass
+        self._loop.stop()
+
+    def _get(self, id: str) -> Container:
+        container = self._containers.get(id)
+        if container is None:
+            raise NotFound(f"container {id} has not been started")
+        return container
+
+
+def _remembered(id: str, folder: str, spec: Spec, cgroup: Cgroup, pid: int) -> states.Container:
+    """What the OCI command line is to know of a container."""
+    return states.Container(
+        id=id,
+        version=spec.version,
+        bundle=folder,
+        root=spec.root,
+        cgroup=cgroup,
+        created=timestamp(time.time_ns()).decode(),
+        pid=pid,
+        pid_started=states.start_ticks(pid),
+        annotations=spec.annotations,
+        seccomp=spec.seccomp,
+    )
+
+
+def _plain(id: str) -> str:
+    """`id`, once it is certain that it is one word of a path."""
+    if not id or "/" in id or id.startswith(".") or "\0" in id:
+        raise InvalidArgument(f"{id!r} is not an id")
+    return id
+
+
+def _pipe(ends: list[int]) -> tuple[int, int]:
+    pair = os.pipe2(os.O_CLOEXEC)
+    ends += pair
+    return pair
+
+
+def _open_null(ends: list[int]) -> int:
+    fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    ends.append(fd)
+    return fd
+
+
+_HANDLERS: dict[str, Any] = {
+    "hello": Server._hello,
+    "subscribe": Server._subscribe,
+    "create pod": Server._create_pod,
+    "remove pod": Server._remove_pod,
+    "start": Server._start,
+    "stop": Server._stop,
+    "forget": Server._forget,
+    "exec": Server._exec,
+    "reopen log": Server._reopen_log,
+    "kill all": Server._kill_all,
+    "shut down": Server._shut_down,
+}
