@@ -1,0 +1,46 @@
+"""The engines, clients and runtimes that a trial can use, and where each comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """One thing that `seatrial setup` can install."""
+
+    name: str
+    what: str
+    programs: tuple[str, ...]
+    """it is there when all of these are found"""
+    packages: tuple[str, ...] = ()
+    """Debian's packages of it; empty where there is none and it comes as a release file"""
+    default: bool = True
+    """whether it is installed when no name is given"""
+
+
+_ROWS = (
+    Tool("containerd", "engine", ("containerd", "ctr"), ("containerd",)),
+    Tool("docker", "engine", ("dockerd",), ("docker.io",)),
+    Tool("runc", "OCI runtime", ("runc",), ("runc",)),
+    Tool("crun", "OCI runtime", ("crun",), ("crun",)),
+    Tool("runsc", "OCI runtime (gVisor)", ("runsc",), ("runsc",), default=False),
+    Tool(
+        "cni",
+        "network plugins of containerd and minirt",
+        ("host-local", "loopback"),
+        ("containernetworking-plugins",),
+    ),
+    Tool("iptables", "firewall rules of bridge networks", ("iptables",), ("iptables",)),
+    Tool("busybox", "static programs of the test images", ("busybox",), ("busybox-static",)),
+    Tool("crictl", "client of any CRI engine", ("crictl",)),
+)
+
+TOOLS: Mapping[str, Tool] = MappingProxyType({row.name: row for row in _ROWS})
+"""By name, in the order in which they are installed."""
+
+SERVICES: Mapping[str, str] = MappingProxyType({"containerd": "containerd.service", "docker": "docker.service"})
+"""Tools whose Debian package starts a service of the machine's own where systemd runs. Seatrial does not use, start or
+stop it: it starts private engines."""
