@@ -10,12 +10,12 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
-from harness.errors import CommandError, CommandTimeout
+from harness.errors import CommandError, CommandTimeout, MachineError
 
 
 class Group(StrEnum):
@@ -23,6 +23,8 @@ class Group(StrEnum):
 
     ENGINE = "engine"
     CLIENT = "client"
+    HARNESS = "harness"
+    """the harness' own servants (the registry): on nobody's account"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,13 +149,12 @@ class HostRunner:
         stdout_fd: int | None = None,
         stderr_fd: int | None = None,
     ) -> Completed:
-        with subprocess.Popen(
-            list(argv),
+        with _popen(
+            argv,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE if stdout_fd is None else stdout_fd,
             stderr=subprocess.PIPE if stderr_fd is None else stderr_fd,
             env=env,
-            start_new_session=True,
         ) as child:
             try:
                 out, err = child.communicate(input, timeout_s)
@@ -174,16 +175,18 @@ class HostRunner:
         env: Mapping[str, str] | None = None,
         stdout_fd: int,
         stderr_fd: int,
+        pass_fds: Collection[int] = (),
     ) -> HostProcess:
-        child = subprocess.Popen(
-            list(argv),
-            stdin=subprocess.DEVNULL,
-            stdout=stdout_fd,
-            stderr=stderr_fd,
-            env=env,
-            start_new_session=True,
-        )
+        """As `Runner.start`; `pass_fds` are inherited under their own numbers."""
+        child = _popen(argv, stdin=subprocess.DEVNULL, stdout=stdout_fd, stderr=stderr_fd, env=env, pass_fds=pass_fds)
         return HostProcess(child)
+
+
+def _popen(argv: Sequence[str], **how: Any) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(list(argv), start_new_session=True, **how)
+    except (FileNotFoundError, PermissionError) as error:
+        raise MachineError(f"cannot run {argv[0]}: {error.strerror}") from error
 
 
 __all__ = ["CommandError", "CommandTimeout", "Completed", "Group", "HostProcess", "HostRunner", "Process", "Runner"]
