@@ -1,0 +1,131 @@
+"""What minirt says about itself: version and features; and a config.json to start from."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import harness
+from harness.linux.capabilities import NAMES
+from harness.minirt.container import document
+from harness.minirt.container.options import ATTRIBUTES, FLAGS, PROPAGATION
+from harness.minirt.container.seccomp import _ACTIONS, _FLAGS, _OPERATORS
+from harness.minirt.container.spec import NAMESPACES, SPEC_VERSION
+from harness.minirt.errors import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from harness.minirt.oci.arguments import Words
+
+_DEFAULT_CAPABILITIES = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]
+
+
+def version_text() -> str:
+    """In the form that engines read of runc: name, "version", number, then labelled lines."""
+    return f"minirt version {harness.__version__}\ncommit: v{harness.__version__}\nspec: {SPEC_VERSION}\n"
+
+
+def features() -> dict[str, Any]:
+    """The features document of the specification (features.md)."""
+    words = {*FLAGS, *PROPAGATION, *(f"r{word}" for word in ATTRIBUTES), "tmpcopyup"}
+    hooks = ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"]
+    return {
+        "ociVersionMin": "1.0.0",
+        "ociVersionMax": SPEC_VERSION,
+        "hooks": hooks,
+        "mountOptions": sorted(words),
+        "linux": {
+            "namespaces": sorted(NAMESPACES),
+            "capabilities": list(NAMES),
+            "cgroup": {"v1": True, "v2": True, "systemd": False, "systemdUser": False, "rdma": True},
+            "seccomp": {
+                "enabled": _has_seccomp(),
+                "actions": sorted(_ACTIONS),
+                "operators": sorted(_OPERATORS),
+                "supportedFlags": sorted(_FLAGS),
+            },
+            "apparmor": {"enabled": False},
+            "selinux": {"enabled": False},
+            "intelRdt": {"enabled": False},
+            "mountExtensions": {"idmap": {"enabled": False}},
+        },
+    }
+
+
+def _has_seccomp() -> bool:
+    import ctypes
+
+    try:
+        ctypes.CDLL("libseccomp.so.2")
+    except OSError:
+        return False
+    return True
+
+
+def print_features() -> int:
+    """Print the features document."""
+    sys.stdout.write(document.render(features(), "  ") + "\n")
+    return 0
+
+
+def write_spec(words: Words) -> int:
+    """Write config.json into the bundle; refuses to overwrite one."""
+    path = f"{words.value('bundle', '.')}/config.json"
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    except FileExistsError:
+        raise UsageError(f"{path} exists: remove it first") from None
+    os.write(fd, (document.render(default_config(), "  ") + "\n").encode())
+    os.close(fd)
+    return 0
+
+
+def default_config() -> dict[str, Any]:
+    """A shell in namespaces of its own, with few privileges."""
+    sets = ("bounding", "effective", "permitted")
+    return {
+        "ociVersion": SPEC_VERSION,
+        "process": {
+            "terminal": os.isatty(0),
+            "user": {"uid": 0, "gid": 0},
+            "args": ["sh"],
+            "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm"],
+            "cwd": "/",
+            "capabilities": dict.fromkeys(sets, _DEFAULT_CAPABILITIES),
+            "noNewPrivileges": True,
+        },
+        "root": {"path": "rootfs", "readonly": True},
+        "hostname": "minirt",
+        "mounts": [
+            _mount("/proc", "proc", "proc", ""),
+            _mount("/dev", "tmpfs", "tmpfs", "nosuid strictatime mode=755 size=65536k"),
+            _mount("/dev/pts", "devpts", "devpts", "nosuid noexec newinstance ptmxmode=0666 mode=0620 gid=5"),
+            _mount("/dev/shm", "tmpfs", "shm", "nosuid noexec nodev mode=1777 size=65536k"),
+            _mount("/dev/mqueue", "mqueue", "mqueue", "nosuid noexec nodev"),
+            _mount("/sys", "sysfs", "sysfs", "nosuid noexec nodev ro"),
+            _mount("/sys/fs/cgroup", "cgroup", "cgroup", "nosuid noexec nodev relatime ro"),
+        ],
+        "linux": {
+            "resources": {"devices": [{"allow": False, "access": "rwm"}]},
+            "namespaces": [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount", "cgroup")],
+            "maskedPaths": [
+                "/proc/acpi",
+                "/proc/asound",
+                "/proc/kcore",
+                "/proc/keys",
+                "/proc/latency_stats",
+                "/proc/timer_list",
+                "/proc/timer_stats",
+                "/proc/sched_debug",
+                "/sys/firmware",
+                "/proc/scsi",
+            ],
+            "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
+        },
+    }
+
+
+def _mount(destination: str, kind: str, source: str, options: str) -> dict[str, Any]:
+    return {"destination": destination, "type": kind, "source": source, "options": options.split()}

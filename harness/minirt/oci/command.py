@@ -1,0 +1,123 @@
+"""The command line: parse, call the verb, turn an error into words and an exit status.
+
+Errors go to standard error, and to ``--log`` as a line of level "error", where containerd's shim looks for them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from harness.minirt.errors import MinirtError, UsageError
+from harness.minirt.oci.arguments import check_arguments, parse_options, render_help, render_usage
+from harness.minirt.oci.verbs import DEFAULT_ROOT, GLOBAL_OPTIONS, VERBS, VERBS_BY_NAME
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from harness.minirt.oci.arguments import Words
+
+
+class Context:
+    """What every verb is given: the state root and the log."""
+
+    __slots__ = ("_format", "_log", "debug", "root")
+
+    def __init__(self, words: Words) -> None:
+        self.root = os.path.abspath(words.value("root", DEFAULT_ROOT))
+        self._log = words.value("log")
+        self._format = words.value("log-format", "text")
+        self.debug = words.has("debug")
+        if self._format not in ("text", "json"):
+            raise UsageError(f"unknown log-format {self._format!r}")
+
+    def log(self, level: str, message: str) -> None:
+        """One line into the log file, if there is one."""
+        if not self._log or (level == "debug" and not self.debug):
+            return
+        from harness.minirt.container.document import render
+
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        if self._format == "json":
+            line = render({"level": level, "msg": message, "time": now})
+        else:
+            line = f'time="{now}" level={level} msg={render(message)}'
+        try:
+            fd = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        except OSError:
+            return
+        os.write(fd, f"{line}\n".encode(errors="replace"))
+        os.close(fd)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command line (without the program's name); its exit status."""
+    context = None
+    try:
+        words = parse_options(argv, GLOBAL_OPTIONS)
+        if words.has("version"):
+            from harness.minirt.oci.about import version_text
+
+            sys.stdout.write(version_text())
+            return 0
+        if words.has("help") or not words.arguments or words.arguments[0] == "help":
+            sys.stdout.write(render_usage(VERBS, GLOBAL_OPTIONS))
+            return 0
+        name, *rest = words.arguments
+        verb = VERBS_BY_NAME.get(name)
+        if verb is None:
+            raise UsageError(f"no verb is called {name!r}; minirt --help lists them")
+        context = Context(words)
+        if words.has("systemd-cgroup"):
+            raise UsageError("--systemd-cgroup is not supported: only cgroupfs is")
+        # A command inside the container may look like options; only exec has one.
+        options = parse_options(rest, verb.options, mixed=verb.most >= 0)
+        if options.has("help"):
+            sys.stdout.write(render_help(verb))
+            return 0
+        check_arguments(verb, options)
+        return _call(name, context, options)
+    except UsageError as error:
+        return _fail(context, str(error), 1)
+    except MinirtError as error:
+        return _fail(context, str(error), getattr(error, "exit_code", 1) if argv_is_exec(argv) else 1)
+    except OSError as error:
+        # Nothing that is known to happen; but whoever reads it shall see one line and not a trace.
+        about = f": {os.fsdecode(error.filename)}" if error.filename else ""
+        return _fail(context, f"{os.strerror(error.errno or 0).lower()}{about}", 1)
+
+
+def argv_is_exec(argv: Sequence[str]) -> bool:
+    """Whether an error of the program itself is to become the exit status, as a shell's would."""
+    return "exec" in argv
+
+
+def _fail(context: Context | None, message: str, status: int) -> int:
+    if context is not None:
+        context.log("error", message)
+    sys.stderr.write(f"minirt: {message}\n")
+    return status
+
+
+def _call(name: str, context: Context, words: Words) -> int:
+    if name in ("create", "run"):
+        from harness.minirt.oci import creation
+
+        return creation.create(context, words) if name == "create" else creation.run(context, words)
+    if name == "exec":
+        from harness.minirt.oci import execution
+
+        return execution.execute(context, words)
+    if name in ("list", "ps"):
+        from harness.minirt.oci import listing
+
+        return listing.list_containers(context, words) if name == "list" else listing.list_processes(context, words)
+    if name in ("features", "spec"):
+        from harness.minirt.oci import about
+
+        return about.print_features() if name == "features" else about.write_spec(words)
+    from harness.minirt.oci import lifecycle
+
+    return lifecycle.CALLS[name](context, words)

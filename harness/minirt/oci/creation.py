@@ -1,0 +1,162 @@
+"""The verbs that make a container: create and run."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from harness.minirt.container import cgroup as cgroups
+from harness.minirt.container import document, state
+from harness.minirt.container.gate import Gate
+from harness.minirt.container.launch import Launched, launch
+from harness.minirt.container.plan import make_plan
+from harness.minirt.container.record import changed
+from harness.minirt.container.spec import parse_spec
+from harness.minirt.errors import SpecError, UsageError, step_error
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from harness.minirt.container.plan import Plan
+    from harness.minirt.container.state import Container
+    from harness.minirt.oci.arguments import Words
+    from harness.minirt.oci.command import Context
+    from harness.minirt.oci.foreground import Relay
+
+SECCOMP_CACHE = "/run/minirt/seccomp"
+
+
+def create(context: Context, words: Words) -> int:
+    """Set a container up; the process, our child, outlives us."""
+    container, _, _ = _create(context, words, foreground=False)
+    write_pid_file(words, container.pid)
+    return 0
+
+
+def run(context: Context, words: Words) -> int:
+    """Create, start, and unless detached wait and delete; the process's exit status."""
+    from harness.minirt.oci import foreground, lifecycle
+
+    detached = words.has("detach")
+    container, launched, relay = _create(context, words, foreground=not detached)
+    try:
+        write_pid_file(words, container.pid)
+        lifecycle.start_container(context, container)
+        if detached:
+            return 0
+        status = foreground.see_through(launched, relay)
+    except BaseException:
+        lifecycle.destroy(context, container)
+        raise
+    if not words.has("keep"):
+        lifecycle.destroy(context, container)
+    return status
+
+
+def read_plan(words: Words, id: str) -> tuple[Plan, dict[str, object]]:
+    """The plan for the bundle, and the config it came from. Raises `SpecError`; nothing has been made."""
+    bundle = os.path.realpath(words.value("bundle", "."))
+    path = f"{bundle}/config.json"
+    try:
+        content = document.read_file(path)
+    except OSError as error:
+        raise UsageError(f"{path}: {os.strerror(error.errno or 0).lower()}") from None
+    except ValueError as error:
+        raise SpecError(path, str(error)) from None
+    spec = parse_spec(content, bundle)
+    if not os.path.isdir(spec.root):
+        raise SpecError("root.path", f"{spec.root} is not a folder")
+    plan = make_plan(
+        spec,
+        id=id,
+        bundle=bundle,
+        layout=cgroups.read_layout(),
+        pivot=not words.has("no-pivot"),
+        new_keyring=not words.has("no-new-keyring"),
+        preserved_fds=words.number("preserve-fds"),
+        seccomp_cache=SECCOMP_CACHE,
+    )
+    return plan, content
+
+
+def _create(context: Context, words: Words, *, foreground: bool) -> tuple[Container, Launched, Relay | None]:
+    id = state.check_id(words.arguments[0])
+    plan, content = read_plan(words, id)
+    console = relay = None
+    socket_path = words.value("console-socket")
+    if socket_path and not plan.terminal:
+        raise UsageError("a console socket is given, but process.terminal is false")
+    if plan.terminal and not socket_path:
+        if not foreground:
+            raise UsageError("process.terminal needs --console-socket where nobody stays to relay the terminal")
+        from harness.minirt.oci import foreground as relays
+
+        relay = relays.Relay()
+    elif socket_path:
+        from harness.minirt.container.terminal import connect_console
+
+        try:
+            console = connect_console(socket_path)
+        except OSError as error:
+            raise step_error("connect to the console socket", error) from None
+    container = state.Container(
+        id=id,
+        version=plan.version,
+        bundle=plan.bundle,
+        root=plan.root,
+        cgroup=plan.cgroup,
+        created=_now(),
+        annotations=plan.annotations,
+        hooks={name: hooks for name, hooks in plan.hooks.items() if name in ("poststart", "poststop")},
+        seccomp=_seccomp_of(content),
+        no_new_keyring=words.has("no-new-keyring"),
+    )
+    folder = state.reserve(context.root, id)
+    launched = None
+    try:
+        # Written before there is anything, so that whatever a kill leaves can be found and deleted.
+        state.save(folder, container)
+        gate = Gate(folder)
+        os.chdir(plan.bundle)
+        try:
+            console_fd = relay.fd if relay is not None else -1 if console is None else console.fileno()
+            launched = launch(plan, stdin=0, stdout=1, stderr=2, gate=gate, console=console_fd)
+        finally:
+            gate.close()
+            if console is not None:
+                console.close()
+        started = state.start_ticks(launched.pid)
+        container = changed(container, pid=launched.pid, pid_started=started)
+        state.save(folder, container)
+    except BaseException:
+        if launched is not None:
+            os.kill(launched.pid, 9)
+            os.waitpid(launched.pid, 0)
+            plan.cgroup.kill_all()
+            plan.cgroup.remove()
+        state.forget(context.root, id)
+        raise
+    return container, launched, relay
+
+
+def _seccomp_of(content: dict[str, object]) -> dict[str, object] | None:
+    linux = content.get("linux")
+    profile = linux.get("seccomp") if isinstance(linux, dict) else None
+    return profile if isinstance(profile, dict) else None
+
+
+def _now() -> str:
+    seconds, rest = divmod(time.time_ns(), 1_000_000_000)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{rest:09d}Z"
+
+
+def write_pid_file(words: Words, pid: int) -> None:
+    """Write ``--pid-file``, if it is asked for, whole or not at all."""
+    path = words.value("pid-file")
+    if not path:
+        return
+    folder, _, name = path.rpartition("/")
+    fresh = f"{folder or '.'}/.{name}.{os.getpid()}"
+    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    os.write(fd, str(pid).encode())
+    os.close(fd)
+    os.rename(fresh, path)

@@ -1,0 +1,168 @@
+"""The verbs on a container that exists: start, state, kill, delete, pause, resume."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from harness.linux import syscalls
+from harness.minirt.container import document, state
+from harness.minirt.container.signals import parse_signal
+from harness.minirt.container.waiting import wait_until
+from harness.minirt.errors import ContainerMissing, HookError, MinirtError, StateCorrupt, WrongState
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from harness.minirt.container.state import Container
+    from harness.minirt.oci.arguments import Words
+    from harness.minirt.oci.command import Context
+
+_DEATH_TIMEOUT_S = 10.0
+
+
+def start(context: Context, words: Words) -> int:
+    """Let a created container execute its program, then run its poststart hooks."""
+    id = words.arguments[0]
+    with state.Lock(context.root, id):
+        container = state.load(context.root, id)
+        start_container(context, container)
+    return 0
+
+
+def start_container(context: Context, container: Container) -> None:
+    """Open the gate. Raises `WrongState` unless the container is created, and what its last steps report."""
+    from harness.minirt.container.gate import open_gate
+
+    status = state.status_of(context.root, container)
+    if status == state.STOPPED:
+        raise WrongState("cannot start a container that has stopped")
+    if status != state.CREATED:
+        raise WrongState("cannot start an already running container")
+    open_gate(state.folder_of(context.root, container.id))
+    if container.hooks.get("poststart"):
+        _run_hooks(context, container, "poststart", state.RUNNING)
+
+
+def _run_hooks(context: Context, container: Container, name: str, status: str) -> None:
+    from harness.minirt.container.hooks import run_hooks
+
+    text = document.render(state.state_document(container, status))
+    for hook in container.hooks.get(name, ()):
+        try:
+            run_hooks(name, (hook,), text)
+        except HookError as error:
+            # By then it is too late to go back: "the runtime MUST log a warning, but ... continue".
+            context.log("warning", str(error))
+            sys.stderr.write(f"minirt: warning: {error}\n")
+
+
+def show_state(context: Context, words: Words) -> int:
+    """Print the state document."""
+    container = state.load(context.root, words.arguments[0])
+    content = state.state_document(container, state.status_of(context.root, container))
+    sys.stdout.write(document.render(content, "  ") + "\n")
+    return 0
+
+
+def kill(context: Context, words: Words) -> int:
+    """Send a signal to a container that is created, running or paused."""
+    container = state.load(context.root, words.arguments[0])
+    signal = parse_signal(words.arguments[1] if len(words.arguments) > 1 else "TERM")
+    if words.has("all"):
+        container.cgroup.signal_all(signal)
+    else:
+        send_signal(container, signal)
+    if signal == 9 and container.cgroup.version == 1 and container.cgroup.is_frozen():
+        # A frozen process of v1 dies only once it is thawed.
+        container.cgroup.thaw()
+    return 0
+
+
+def send_signal(container: Container, signal: int) -> None:
+    """Signal the first process and no other that has its number by now. Raises `WrongState`."""
+    gone = WrongState("container not running")
+    if not container.pid:
+        raise gone
+    try:
+        pidfd = syscalls.pidfd_open(container.pid)
+    except ProcessLookupError:
+        raise gone from None
+    try:
+        if not state.is_alive(container):
+            raise gone
+        syscalls.pidfd_send_signal(pidfd, signal)
+    except ProcessLookupError:
+        raise gone from None
+    finally:
+        os.close(pidfd)
+
+
+def delete(context: Context, words: Words) -> int:
+    """Remove a container: stopped, or with ``--force`` in any state."""
+    id, force = words.arguments[0], words.has("force")
+    try:
+        with state.Lock(context.root, id):
+            try:
+                container = state.load(context.root, id)
+            except (ContainerMissing, StateCorrupt):
+                # A folder without a (good) state: a create that was killed, or a file that broke.
+                state.forget(context.root, id)
+                if not force:
+                    raise
+                return 0
+            status = state.status_of(context.root, container)
+            if status != state.STOPPED and not force:
+                raise WrongState(f"cannot delete container {id} that is not stopped: {status}")
+            destroy(context, container)
+    except ContainerMissing:
+        if not force:
+            raise
+    return 0
+
+
+def destroy(context: Context, container: Container) -> None:
+    """Kill what is left, remove cgroup and state, run the poststop hooks."""
+    if state.is_alive(container):
+        send_signal(container, 9)
+    container.cgroup.kill_all()
+    if not wait_until(lambda: not state.is_alive(container), _DEATH_TIMEOUT_S):
+        raise MinirtError(f"process {container.pid} of container {container.id} did not end")
+    container.cgroup.remove()
+    state.forget(context.root, container.id)
+    if container.hooks.get("poststop"):
+        _run_hooks(context, container, "poststop", state.STOPPED)
+
+
+def pause(context: Context, words: Words) -> int:
+    """Freeze a running container."""
+    id = words.arguments[0]
+    with state.Lock(context.root, id):
+        container = state.load(context.root, id)
+        status = state.status_of(context.root, container)
+        if status != state.RUNNING:
+            raise WrongState("container already paused" if status == state.PAUSED else "container not running")
+        container.cgroup.freeze()
+    return 0
+
+
+def resume(context: Context, words: Words) -> int:
+    """Thaw a paused container."""
+    id = words.arguments[0]
+    with state.Lock(context.root, id):
+        container = state.load(context.root, id)
+        if state.status_of(context.root, container) != state.PAUSED:
+            raise WrongState("container not paused")
+        container.cgroup.thaw()
+    return 0
+
+
+CALLS: dict[str, Callable[[Context, Words], int]] = {
+    "start": start,
+    "state": show_state,
+    "kill": kill,
+    "delete": delete,
+    "pause": pause,
+    "resume": resume,
+}
