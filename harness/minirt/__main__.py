@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
@@ -18,7 +19,11 @@ def main() -> int:
         return shutdown_main(arguments[1:])
     from harness.minirt.oci.command import main as oci
 
-    return oci(arguments)
+    status = oci(arguments)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Tearing the interpreter down in good order would take longer than the work: nothing is left that needs it.
+    os._exit(status)
 
 
 if __name__ == "__main__":

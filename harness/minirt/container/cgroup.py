@@ -9,9 +9,7 @@ from __future__ import annotations
 import errno
 import os
 
-from harness.minirt.container.limits import limits_v1, limits_v2
-from harness.minirt.container.mounting import read_whole
-from harness.minirt.container.operations import write_file
+from harness.minirt.container.files import read_file, write_file
 from harness.minirt.container.record import Record
 from harness.minirt.container.waiting import wait_until
 from harness.minirt.errors import CgroupError
@@ -81,7 +79,7 @@ def _below(path: str, root: str) -> str:
 
 def read_layout() -> Layout:
     """The layout as this process sees it now."""
-    return parse_layout(read_whole("/proc/self/mountinfo"), read_whole("/proc/self/cgroup"))
+    return parse_layout(read_file("/proc/self/mountinfo"), read_file("/proc/self/cgroup"))
 
 
 class Cgroup(Record):
@@ -110,8 +108,8 @@ class Cgroup(Record):
         """Whether it is frozen, or about to be."""
         try:
             if self.version == 2:
-                return read_whole(f"{self.folders['']}/cgroup.freeze").strip() == "1"
-            return read_whole(f"{self.folders['freezer']}/freezer.state").strip() != "THAWED"
+                return read_file(f"{self.folders['']}/cgroup.freeze").strip() == "1"
+            return read_file(f"{self.folders['freezer']}/freezer.state").strip() != "THAWED"
         except (KeyError, OSError):
             return False
 
@@ -133,11 +131,11 @@ class Cgroup(Record):
         if self.version == 2:
             folder = self.folders[""]
             write_file(f"{folder}/cgroup.freeze", "1")
-            return "frozen 1" in read_whole(f"{folder}/cgroup.events")
+            return "frozen 1" in read_file(f"{folder}/cgroup.events")
         path = f"{self.folders['freezer']}/freezer.state"
         # A process that forks while it freezes leaves FREEZING behind until it is asked again.
         write_file(path, "FROZEN")
-        return read_whole(path).strip() == "FROZEN"
+        return read_file(path).strip() == "FROZEN"
 
     def thaw(self) -> None:
         """Let its processes go on."""
@@ -212,7 +210,8 @@ class Cgroup(Record):
 
     def apply(self, resources: Resources) -> None:
         """Write the limits."""
-        folder = ""
+        from harness.minirt.container.limits import limits_v1, limits_v2
+
         try:
             if self.version == 2:
                 folder = self.folders[""]
@@ -243,6 +242,8 @@ def place_of(layout: Layout, path: str, id: str, resources: Resources) -> Cgroup
 
     Absolute paths start at the hierarchy's mount, relative ones at the caller's own cgroup.
     """
+    from harness.minirt.container.limits import limits_v1
+
     if path.count(":") == 2 and not path.startswith("/"):
         raise CgroupError(f"cgroupsPath {path!r} is meant for systemd's cgroup driver, which is not supported")
     if ".." in path.split("/"):
@@ -292,8 +293,8 @@ def _make_v2(top: str, folder: str) -> None:
     words = folder[len(top) :].strip("/").split("/")
     here = top
     for word in words:
-        here_controllers = read_whole(f"{here}/cgroup.controllers").split()
-        enabled = read_whole(f"{here}/cgroup.subtree_control").split()
+        here_controllers = read_file(f"{here}/cgroup.controllers").split()
+        enabled = read_file(f"{here}/cgroup.subtree_control").split()
         for name in here_controllers:
             if name not in enabled:
                 try:
@@ -314,14 +315,14 @@ def _inherit_cpuset(top: str, folder: str) -> None:
     for word in folder[len(top) :].strip("/").split("/"):
         parent, here = here, f"{here}/{word}"
         for name in ("cpuset.cpus", "cpuset.mems"):
-            if not read_whole(f"{here}/{name}").strip():
-                write_file(f"{here}/{name}", read_whole(f"{parent}/{name}").strip())
+            if not read_file(f"{here}/{name}").strip():
+                write_file(f"{here}/{name}", read_file(f"{parent}/{name}").strip())
 
 
 def _pids_below(folder: str) -> list[int]:
     pids: list[int] = []
     try:
-        pids.extend(int(word) for word in read_whole(f"{folder}/cgroup.procs").split())
+        pids.extend(int(word) for word in read_file(f"{folder}/cgroup.procs").split())
         for below in _folders_in(folder):
             pids.extend(_pids_below(below))
     except OSError as error:

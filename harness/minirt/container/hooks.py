@@ -10,16 +10,23 @@ import os
 import select
 import time
 
-from harness.linux import syscalls
+from harness.minirt.container.record import Record
 from harness.minirt.errors import HookError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from harness.minirt.container.spec import Hook
-
 _LONGEST_TEXT = 4096
+
+
+class Hook(Record):
+    """One program to run. `env` is its whole environment."""
+
+    path: str
+    args: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+    timeout_s: int | None = None
 
 
 def run_hooks(name: str, hooks: Iterable[Hook], state: str) -> None:
@@ -65,7 +72,7 @@ def _run(what: str, hook: Hook, state: bytes) -> None:
 
 def _await(pid: int, reader: int, timeout_s: int | None) -> tuple[int | None, str]:
     """Its exit status (None: it had to be killed) and the end of its output. Reaps it."""
-    pidfd = syscalls.pidfd_open(pid)
+    pidfd = os.pidfd_open(pid)
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     poll.register(reader, select.POLLIN)
@@ -77,7 +84,8 @@ def _await(pid: int, reader: int, timeout_s: int | None) -> tuple[int | None, st
         left_ms = None if deadline is None else max(0, (deadline - time.monotonic()) * 1000)
         events = poll.poll(left_ms)
         if not events:
-            syscalls.pidfd_send_signal(pidfd, 9)
+            # Our own child, not reaped yet: the number is still its own.
+            os.kill(pid, 9)
             status = None
             break
         ended = any(fd == pidfd for fd, _ in events)

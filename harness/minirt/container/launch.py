@@ -11,8 +11,9 @@ import os
 from harness.linux import syscalls
 from harness.minirt.container import cgroup as cgroups
 from harness.minirt.container import channel as channels
+from harness.minirt.container.files import write_file
 from harness.minirt.container.hooks import run_hooks
-from harness.minirt.container.operations import Stage, write_file
+from harness.minirt.container.operations import Stage
 from harness.minirt.container.plan import state_text
 from harness.minirt.container.program import AwaitStart
 from harness.minirt.container.record import Record

@@ -12,6 +12,7 @@ import stat
 
 from harness.linux import syscalls as sys
 from harness.minirt.container import rootfs
+from harness.minirt.container.files import read_file
 from harness.minirt.container.operations import Operation, Stage
 from harness.minirt.container.options import Attributes, MountOptions
 
@@ -97,21 +98,11 @@ class EnterOverlay(Operation):
 def _mount_point_of(path: str) -> str:
     best = "/"
     path = os.path.realpath(path)
-    for line in read_whole("/proc/self/mountinfo").splitlines():
+    for line in read_file("/proc/self/mountinfo").splitlines():
         target = line.split(" ", 5)[4].replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
         if len(target) >= len(best) and (path == target or path.startswith(target.rstrip("/") + "/")):
             best = target
     return best
-
-
-def read_whole(path: str) -> str:
-    """A file's text, however long (procfs gives a page at a time)."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    parts = []
-    while part := os.read(fd, 1 << 16):
-        parts.append(part)
-    os.close(fd)
-    return b"".join(parts).decode(errors="surrogateescape")
 
 
 class Bind(Operation):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from harness.linux import capabilities, syscalls
+from harness.minirt.container.files import read_file, write_file
 from harness.minirt.container.record import Record
 
 TYPE_CHECKING = False
@@ -340,26 +341,6 @@ class SetPrivileges(Operation):
             syscalls.seccomp_filter(self.seccomp, self.seccomp_flags)
             if self.effective is not None and not self.no_new_privileges:
                 syscalls.capset(self.effective, self.permitted, self.inheritable)
-
-
-def write_file(path: str, text: str) -> None:
-    """Write to a file that exists; the error names it."""
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, text.encode())
-    except OSError as error:
-        raise OSError(error.errno, os.strerror(error.errno or 0), path) from None
-    finally:
-        os.close(fd)
-
-
-def read_file(path: str) -> str:
-    """A small file's text."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.read(fd, 65536).decode(errors="surrogateescape")
-    finally:
-        os.close(fd)
 
 
 def little_endian() -> bool:

@@ -11,9 +11,10 @@ from harness.linux.namespaces import FLAGS
 from harness.minirt.container import cgroup as cgroups
 from harness.minirt.container import document, mounting, operations, program, seccomp
 from harness.minirt.container.cgroup import Cgroup, Layout
+from harness.minirt.container.hooks import Hook
 from harness.minirt.container.options import Attributes
 from harness.minirt.container.record import Record
-from harness.minirt.container.spec import RLIMITS, Capabilities, Device, Hook, IdMap, Mount, Process, Spec
+from harness.minirt.container.spec import RLIMITS, Capabilities, Device, IdMap, Mount, Process, Spec
 from harness.minirt.container.terminal import OpenTerminal
 from harness.minirt.errors import SpecError, Unsupported
 

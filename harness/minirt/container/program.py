@@ -7,14 +7,10 @@ import os
 import stat
 
 from harness.linux import syscalls
-from harness.minirt.container.hooks import run_hooks
+from harness.minirt.container.hooks import Hook, run_hooks
 from harness.minirt.container.operations import Operation, Stage
 from harness.minirt.container.record import Record
 from harness.minirt.errors import CommandError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from harness.minirt.container.spec import Hook
 
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 

@@ -10,6 +10,7 @@ import stat
 
 from harness.linux.capabilities import BITS
 from harness.linux.namespaces import FLAGS
+from harness.minirt.container.hooks import Hook
 from harness.minirt.container.options import PROPAGATION, MountOptions, parse_options
 from harness.minirt.container.reader import Reader
 from harness.minirt.container.record import Record
@@ -107,13 +108,6 @@ class Mount(Record):
     options: MountOptions
     uid_maps: tuple[IdMap, ...] = ()
     gid_maps: tuple[IdMap, ...] = ()
-
-
-class Hook(Record):
-    path: str
-    args: tuple[str, ...] = ()
-    env: tuple[str, ...] = ()
-    timeout_s: int | None = None
 
 
 class Device(Record):

@@ -13,10 +13,10 @@ import os
 
 from harness.minirt.container import document
 from harness.minirt.container.cgroup import Cgroup, cgroup_of
+from harness.minirt.container.files import read_file
 from harness.minirt.container.gate import is_shut
-from harness.minirt.container.operations import read_file
+from harness.minirt.container.hooks import Hook
 from harness.minirt.container.record import Record
-from harness.minirt.container.spec import Hook
 from harness.minirt.errors import ContainerExists, ContainerMissing, InvalidArgument, StateCorrupt
 
 TYPE_CHECKING = False

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from _signal import pidfd_send_signal  # type: ignore[import-not-found,unused-ignore]  # without the enumerations of `signal`
 
-from harness.linux import syscalls
 from harness.minirt.container import document, state
 from harness.minirt.container.signals import parse_signal
 from harness.minirt.container.waiting import wait_until
@@ -86,13 +86,13 @@ def send_signal(container: Container, signal: int) -> None:
     if not container.pid:
         raise gone
     try:
-        pidfd = syscalls.pidfd_open(container.pid)
+        pidfd = os.pidfd_open(container.pid)
     except ProcessLookupError:
         raise gone from None
     try:
         if not state.is_alive(container):
             raise gone
-        syscalls.pidfd_send_signal(pidfd, signal)
+        pidfd_send_signal(pidfd, signal)
     except ProcessLookupError:
         raise gone from None
     finally:
