@@ -192,3 +192,15 @@ def serving_registry() -> Iterator[Registry]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+if __name__ == "__main__":
+    import sys
+
+    served = Registry(address=f"127.0.0.1:{sys.argv[1]}")
+    served.add_image("busybox", "1", [busybox_layer()], {"Env": ["PATH=/bin"]})
+    with ThreadingHTTPServer(
+        ("127.0.0.1", int(sys.argv[1])), type("Handler", (_Handler,), {"registry": served})
+    ) as standalone:
+        print(served.address, flush=True)
+        standalone.serve_forever()

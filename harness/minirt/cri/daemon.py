@@ -114,7 +114,7 @@ class Daemon:
                 ("grpc.max_send_message_length", _LARGEST_MESSAGE_BYTES),
             ],
         )
-        api_pb2_grpc.add_RuntimeServiceServicer_to_server(
+        api_pb2_grpc.add_RuntimeServiceServicer_to_server(  # type: ignore[no-untyped-call]
             RuntimeService(
                 self.options,
                 self.pods,
@@ -128,7 +128,7 @@ class Daemon:
             server,
         )
         puller = Puller(self.images, self.snapshots, Path(self.options.hosts_dir) if self.options.hosts_dir else None)
-        api_pb2_grpc.add_ImageServiceServicer_to_server(
+        api_pb2_grpc.add_ImageServiceServicer_to_server(  # type: ignore[no-untyped-call]
             ImageService(Path(self.options.root), self.images, self.snapshots, puller, self.containers.used_layers),
             server,
         )

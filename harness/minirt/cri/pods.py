@@ -234,8 +234,7 @@ class Pods:
             self._discard(id)
 
     def _cgroup_folders(self, cgroup: str) -> Iterable[Path]:
-        controllers = self._layout.controllers or {"": None}
-        return dict.fromkeys(path_of(self._layout, name, cgroup) for name in controllers)
+        return dict.fromkeys(path_of(self._layout, name, cgroup) for name in self._layout.controllers or ("",))
 
     def _detach(self, id: str) -> None:
         path = self._records.path(id) / "network.json"

@@ -232,7 +232,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer):  # type: ignore[misc,
                 image=container.config.image,
                 image_ref=container.image_id,
                 image_id=container.image_id,
-                state=container.state,
+                state=_container_state(container),
                 created_at=container.created_ns,
                 labels=container.config.labels,
                 annotations=container.config.annotations,
@@ -265,7 +265,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer):  # type: ignore[misc,
         status = api.ContainerStatus(
             id=container.id,
             metadata=config.metadata,
-            state=container.state,
+            state=_container_state(container),
             created_at=container.created_ns,
             started_at=container.started_ns,
             finished_at=container.finished_ns,
@@ -326,8 +326,12 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer):  # type: ignore[misc,
         return api.ListContainerStatsResponse(stats=rows)
 
 
-def _pod_state(pod: Pod) -> int:
-    return int(api.PodSandboxState.SANDBOX_READY if pod.ready else api.PodSandboxState.SANDBOX_NOTREADY)
+def _pod_state(pod: Pod) -> Any:
+    return api.PodSandboxState.SANDBOX_READY if pod.ready else api.PodSandboxState.SANDBOX_NOTREADY
+
+
+def _container_state(container: Container) -> Any:
+    return container.state
 
 
 def _selected(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:

@@ -47,9 +47,9 @@ def _supervise(options: Options, fork: Fork) -> bool:
     """See to it that there is a supervisor: the one that an earlier daemon left, or `fork`; whether it is `fork`."""
     if _is_alive(options):
         return False
-    if problem := fork.become(options.state):
-        if not _is_alive(options):  # another daemon may just have been faster
-            raise Unavailable(problem)
+    problem = fork.become(options.state)
+    if problem and not _is_alive(options):  # another daemon may just have been faster
+        raise Unavailable(problem)
     return True
 
 

@@ -136,7 +136,8 @@ def _env(config: api.ContainerConfig, image: Mapping[str, Any], hostname: str, i
         env["TERM"] = "xterm"
     env.update(entry.partition("=")[::2] for entry in image.get("Env") or ())
     for pair in config.envs:
-        env[pair.key] = pair.value.decode(errors="surrogateescape") if isinstance(pair.value, bytes) else pair.value
+        value: Any = pair.value  # text in some versions of the API, bytes in others
+        env[pair.key] = value.decode(errors="surrogateescape") if isinstance(value, bytes) else value
     env.setdefault("HOME", identity.home or "/")
     return [f"{key}={value}" for key, value in env.items()]
 
@@ -187,12 +188,12 @@ def _namespaces(
     options: api.NamespaceOption, pod: PodFacts, host: HostFacts, target_pid: int, *, privileged: bool
 ) -> list[dict[str, str]]:
     found: list[dict[str, str]] = [{"type": "mount"}]
-    if options.pid == _CONTAINER:
+    if options.pid in (_CONTAINER, _POD):
+        # POD is also what a client that says nothing sends. Without a process to keep a namespace for the whole pod, each
+        # container gets its own: more private than was asked for, never less.
         found.append({"type": "pid"})
     elif options.pid == _TARGET:
         found.append({"type": "pid", "path": f"/proc/{target_pid}/ns/pid"})
-    elif options.pid == _POD:
-        raise Unsupported("a pid namespace that the containers of a pod share is not supported yet")
     if options.ipc != _NODE:
         found.append({"type": "ipc", "path": f"{pod.ns}/ipc"})
     if pod.config.linux.security_context.namespace_options.network != _NODE:
@@ -222,9 +223,11 @@ def _mounts(
         ("/dev/shm", "bind", shm, ["rbind", "rprivate", "rw"]),
     ]
     file_access = "ro" if security.readonly_rootfs else "rw"
-    for name in ("hostname", "hosts", "resolv.conf"):
-        defaults.append((f"/etc/{name}", "bind", f"{pod.files}/{name}", ["rbind", "rprivate", file_access]))
-    mounts = [
+    defaults += [
+        (f"/etc/{name}", "bind", f"{pod.files}/{name}", ["rbind", "rprivate", file_access])
+        for name in ("hostname", "hosts", "resolv.conf")
+    ]
+    mounts: list[dict[str, Any]] = [
         {"destination": target, "type": kind, "source": source, "options": options}
         for target, kind, source, options in defaults
         if target not in own

@@ -18,7 +18,7 @@ import tarfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Protocol, cast
 
 from harness.linux import syscalls
 from harness.minirt.errors import InvalidArgument
@@ -42,12 +42,14 @@ class Inflater:
 
     def __init__(self, source: Source) -> None:
         self._source = source
-        self._first = source.read(4)
-        self._gzip = self._first[:2] == b"\x1f\x8b"
-        if self._first == b"\x28\xb5\x2f\xfd":
+        first = b""
+        while len(first) < 4 and (part := source.read(4 - len(first))):
+            first += part
+        self._gzip = first[:2] == b"\x1f\x8b"
+        if first == b"\x28\xb5\x2f\xfd":
             raise InvalidArgument("the layer is compressed with zstd, which is not supported")
         self._inflate = zlib.decompressobj(31)
-        self._pending = self._first
+        self._pending = first
         self._left = b""
 
     def read(self, size: int, /) -> bytes:
@@ -98,7 +100,7 @@ def unpack(source: Source, folder: Path) -> int:
         unpacking = _Unpacking(root)
         stack.callback(unpacking.close)
         try:
-            with tarfile.open(fileobj=_Tar(source), mode="r|", bufsize=_CHUNK) as tar:
+            with tarfile.open(fileobj=cast("IO[bytes]", source), mode="r|", bufsize=_CHUNK) as tar:
                 for member in tar:
                     unpacking.add(tar, member)
                     tar.members = []  # type: ignore[attr-defined]  # else it keeps every header until the end
@@ -114,16 +116,6 @@ def unpack(source: Source, folder: Path) -> int:
             pass
         unpacking.finish()
         return unpacking.written
-
-
-class _Tar(IO[bytes]):
-    """What `tarfile` asks of a stream: `read` alone."""
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-
-    def read(self, size: int = -1, /) -> bytes:
-        return self._source.read(size)
 
 
 class _Unpacking:

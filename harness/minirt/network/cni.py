@@ -92,9 +92,7 @@ class Attachment:
 def parse_network(text: str, path: str) -> Network:
     """A ``.conflist``, or a ``.conf`` of a single plugin. Raises `ValueError` with what is wrong with it."""
     content = json.loads(text)
-    if not isinstance(content, dict):
-        raise ValueError("it is not an object")
-    plugins = content.get("plugins", [content] if "type" in content else [])
+    plugins = content.get("plugins", [content] if "type" in content else []) if isinstance(content, dict) else None
     if not isinstance(plugins, list) or not plugins or not all(isinstance(p, dict) and p.get("type") for p in plugins):
         raise ValueError("it lists no plugins, or one without a type")
     if any("/" in str(plugin["type"]) for plugin in plugins):

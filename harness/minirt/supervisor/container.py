@@ -98,7 +98,7 @@ class Container:
         for fd, name in outputs.items():
             os.set_blocking(fd, False)
             self._streams[fd] = Stream(self.log, name)
-            self._loop.add(fd, lambda fd=fd: self._pump(fd))  # type: ignore[misc]
+            self._loop.add(fd, self._pumping(fd))
 
     def when_ended(self, call: Callable[[dict[str, Any]], None]) -> None:
         """Call `call` with the facts once the container has ended: at once, if it has."""
@@ -122,6 +122,12 @@ class Container:
             if self._timer is not None:
                 self._timer.cancel()
             self._timer = self._loop.after(seconds, lambda: kill(self))
+
+    def _pumping(self, fd: int) -> Callable[[], None]:
+        def pump() -> None:
+            self._pump(fd)
+
+        return pump
 
     def _pump(self, fd: int) -> bool:
         """Move what is there from a pipe to the log; False where nothing was."""

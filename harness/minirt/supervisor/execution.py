@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
 
-    from harness.minirt.supervisor.loop import Loop
+    from harness.minirt.supervisor.loop import Loop, Timer
 
 _SIGKILL = 9
 _MOST_ROUNDS = 50
@@ -62,7 +62,7 @@ class Execution:
         self._processes = processes
         self._done = done
         self._timed_out = False
-        self._timer = None
+        self._timer: Timer | None = None
         loop.add(pidfd, self._ended)
 
     def limit(self, seconds: float) -> None:

@@ -7,6 +7,7 @@ containers share as /dev/shm. The kernel, not a record, tells what is there: `re
 from __future__ import annotations
 
 import os
+import sys
 from _socket import AF_INET, SOCK_CLOEXEC, SOCK_DGRAM
 from _socket import socket as Socket
 from fcntl import ioctl
@@ -27,12 +28,15 @@ _REQUEST_BYTES = 40
 
 def set_loopback_up() -> None:
     """Bring up ``lo`` of the network namespace that the caller is in."""
-    with Socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC) as control:
+    control = Socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC)
+    try:
         request = bytearray(b"lo".ljust(_REQUEST_BYTES, b"\0"))
         ioctl(control.fileno(), _SIOCGIFFLAGS, request)
-        flags = int.from_bytes(request[_NAME_BYTES : _NAME_BYTES + 2], "little") | _IFF_UP
-        request[_NAME_BYTES : _NAME_BYTES + 2] = flags.to_bytes(2, "little")
+        flags = int.from_bytes(request[_NAME_BYTES : _NAME_BYTES + 2], sys.byteorder) | _IFF_UP
+        request[_NAME_BYTES : _NAME_BYTES + 2] = flags.to_bytes(2, sys.byteorder)
         ioctl(control.fileno(), _SIOCSIFFLAGS, request)
+    finally:
+        control.close()
 
 
 def begin(folder: str, request: dict[str, Any]) -> tuple[int, int]:
@@ -50,15 +54,14 @@ def begin(folder: str, request: dict[str, Any]) -> tuple[int, int]:
         os.close(writing)
         raise
     if pid == 0:
-        doing = "preparing"
+        steps = [""]
         try:
-            for doing in _make(folder, request):
-                pass
-            os._exit(0)
+            for step in _make(folder, request):
+                steps[0] = step
         except BaseException as error:  # it must not return into the parent's loop
-            os.write(writing, f"{doing}: {error}".encode()[:4000])
+            os.write(writing, f"{steps[0]}: {error}".encode()[:4000])
         finally:
-            os._exit(1)
+            os._exit(0)
     os.close(writing)
     return pidfd, reading
 

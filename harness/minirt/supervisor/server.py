@@ -18,7 +18,7 @@ from harness.minirt.container.reader import Reader
 from harness.minirt.container.spec import parse_process, parse_spec
 from harness.minirt.errors import AlreadyExists, CgroupError, InvalidArgument, MinirtError, NotFound, WrongState
 from harness.minirt.supervisor import pod
-from harness.minirt.supervisor.container import Container
+from harness.minirt.supervisor.container import Container, reap
 from harness.minirt.supervisor.execution import Execution
 from harness.minirt.supervisor.log import LogFile, timestamp
 from harness.minirt.supervisor.protocol import VERSION, Inbox, ProtocolError, frame
@@ -181,12 +181,9 @@ class Server:
 
         def ended() -> None:
             self._loop.remove(pidfd)
-            os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+            killed = reap(pidfd) != 0
             os.close(pidfd)
-            try:
-                problem = os.read(pipe, 4096)
-            except BlockingIOError:
-                problem = b"killed"
+            problem = os.read(pipe, 4096) or (b"the process that made its namespaces was killed" if killed else b"")
             os.close(pipe)
             if problem:
                 pod.remove(folder)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
-from _signal import SIG_IGN, SIGINT, SIGTERM, signal
+from _signal import SIG_IGN, SIGINT, SIGTERM, signal  # type: ignore[import-not-found]
 from fcntl import LOCK_EX, LOCK_NB, flock
 
 from harness.minirt.supervisor.loop import Loop
@@ -66,7 +66,7 @@ def _serve(hear: int, tell: int) -> NoReturn:
     if not state:
         os._exit(0)
     try:
-        server, loop, lock = _open(state.decode())
+        loop, lock = _open(state.decode())
     except OSError as error:
         os.write(tell, f"the supervisor cannot start: {error}".encode())
         os._exit(1)
@@ -85,7 +85,7 @@ def _serve(hear: int, tell: int) -> NoReturn:
     os._exit(0)
 
 
-def _open(state: str) -> tuple[Server, Loop, int]:
+def _open(state: str) -> tuple[Loop, int]:
     # The lock before the socket: of two daemons that start at once, one finds the other's supervisor.
     lock = os.open(f"{state}/supervisor.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     flock(lock, LOCK_EX | LOCK_NB)
@@ -103,7 +103,7 @@ def _open(state: str) -> tuple[Server, Loop, int]:
     signal(SIGINT, SIG_IGN)
     signal(SIGTERM, lambda *_: os.write(wake, b"!"))
     server.listen()
-    return server, loop, lock
+    return loop, lock
 
 
 __all__ = ["Fork"]
