@@ -19,3 +19,6 @@ def unpack(folder: Path, name: str, into: Path) -> None:
     for layer in manifest["layers"]:
         with tarfile.open(blobs / layer["digest"].replace(":", "/"), "r:gz") as tar:
             tar.extractall(into, filter="tar")
+    # The filter takes the sticky bit off, with the set-id bits.
+    if (into / "tmp").is_dir():
+        (into / "tmp").chmod(0o1777)

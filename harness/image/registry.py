@@ -27,7 +27,7 @@ def serve(runner: Runner, folder: Path, port: int = 5000, timeout_s: float = 10)
         try:
             process = runner.start(
                 [sys.executable, "-I", "-S", str(SERVER), str(folder), "--listen", address],
-                group=Group.CLIENT,
+                group=Group.HARNESS,
                 env={},
                 stdout_fd=writer,
                 stderr_fd=writer,
