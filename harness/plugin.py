@@ -29,7 +29,7 @@ from harness.session.step import StepFailed
 from harness.session.turns import Turn, take_turns
 from harness.store import RunFolder
 
-FINDINGS = (AssertionError, RuntimeRefusal, WaitTimeout)
+FINDINGS = (AssertionError, RuntimeRefusal, WaitTimeout, pytest.fail.Exception)
 
 
 class NotOffered(pytest.skip.Exception):

@@ -20,6 +20,7 @@ class Progress:
 
     def __init__(self, phase: Phase, subjects: int) -> None:
         self.interrupt: BaseException | None = None
+        self.unloadable: list[str] = []
         self._phase = phase
         self._console = Console(stderr=True)
         self._bar = Bar(
@@ -58,6 +59,11 @@ class Progress:
     def pytest_xdist_node_collection_finished(self, node: object, ids: list[str]) -> None:
         """With xdist it is the workers that collect."""
         self._expect(len(ids))
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """A suite that cannot be loaded is the harness' fault, and nobody else would say so."""
+        if report.failed:
+            self.unloadable.append(f"{report.nodeid}: {report.longreprtext}")
 
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         self.interrupt = excinfo.value

@@ -20,7 +20,7 @@ from harness import __version__, paths
 from harness.arena import leftovers
 from harness.cli.progress import Progress
 from harness.engine import availability, versions
-from harness.errors import BadConfig, Interrupted, MachineError, UsageError
+from harness.errors import BadConfig, Interrupted, MachineError, SeatrialError, UsageError
 from harness.image.build import write_images
 from harness.machine.facts import read_facts
 from harness.model.config import Config, parse_config
@@ -162,7 +162,7 @@ def _session(orders: Orders, suites: Sequence[Path], request: Request, path: Pat
         *(str(suite) for suite in suites),
         f"--rootdir={paths.suites()}",
         f"--config-file={paths.suites() / 'trial.ini'}",
-        *(["-n", str(jobs), "--dist=loadgroup"] if jobs > 1 else ["-p", "no:xdist"]),
+        *(["-n", str(jobs), "--dist=loadgroup"] if jobs > 1 else ["-n", "0"]),
         *request.pytest_options,
     ]
     progress = Progress(orders.phase, len(orders.subjects))
@@ -173,9 +173,11 @@ def _session(orders: Orders, suites: Sequence[Path], request: Request, path: Pat
             status = pytest.main([*quiet, *options], plugins=[progress])
     finally:
         del os.environ[ORDERS]
-    if status == pytest.ExitCode.INTERRUPTED:
-        raise progress.interrupt or KeyboardInterrupt
-    return int(status in (pytest.ExitCode.INTERNAL_ERROR, pytest.ExitCode.USAGE_ERROR))
+    if progress.interrupt is not None:
+        raise progress.interrupt
+    if progress.unloadable:
+        raise SeatrialError("a suite cannot be loaded: " + "\n".join(progress.unloadable))
+    return int(status in (pytest.ExitCode.INTERNAL_ERROR, pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.INTERRUPTED))
 
 
 def _report(folder: RunFolder) -> set[Outcome]:

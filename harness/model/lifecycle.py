@@ -54,8 +54,10 @@ class Contract(StrEnum):
 
 
 class Kind(StrEnum):
-    """The kinds of refusal; `harness.errors` has an exception class for each."""
+    """The kinds of refusal; `harness.errors` has an exception class for each but the first."""
 
+    ANY = "any"
+    """an error is due, and no contract says which"""
     NOT_FOUND = "not_found"
     CONFLICT = "conflict"
     UNREACHABLE = "unreachable"
@@ -76,21 +78,33 @@ class Refuses:
 
 
 @dataclass(frozen=True, slots=True)
+class Tolerates:
+    """The contract is silent: an error or none, but nothing changes."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Unspecified:
     """The contract is silent and runtimes differ for good reasons; the suite tries nothing here."""
 
     why: str
 
 
-Rule = Goes | Refuses | Unspecified
+Rule = Goes | Refuses | Tolerates | Unspecified
 
 _missing: Rule = Refuses(Kind.NOT_FOUND)
 _wrong: Rule = Refuses(Kind.CONFLICT)
+_no_task: Rule = Refuses(Kind.ANY)
 _removed: Rule = Goes(State.ABSENT)
 _running: Rule = Goes(State.RUNNING)
 _paused: Rule = Goes(State.PAUSED)
 _stopped: Rule = Goes(State.STOPPED)
 _kills_created: Rule = Unspecified("runtimes differ on whether a container that never ran can be stopped")
+_early_pause: Rule = Unspecified("runtime-spec knows no pause; runc and crun freeze a container that is only created")
+_twice: Rule = Tolerates("no contract knows pause; runc refuses it where it changes nothing, crun does not")
+_early_remove: Rule = Unspecified("runtime-spec asks for an error; runc and crun delete it, and engines rely on that")
+_early_exec: Rule = Unspecified("runtime-spec knows no exec; runc and crun run one in a container that is only created")
 _thaws: Rule = Unspecified("runtimes differ on whether a signal may wait until the container is resumed")
 
 # CRI documents StopContainer and RemoveContainer as idempotent ("must not return an error if the container has already
@@ -104,27 +118,27 @@ RULES: Mapping[tuple[State, Operation], Mapping[Contract, Rule]] = {
     for key, rules in {
         #                                    CRI             DOCKER          NATIVE          OCI
         (State.CREATED, Operation.START):   (_running,       _running,       _running,       _running),
-        (State.CREATED, Operation.EXEC):    (_wrong,         _wrong,         _wrong,         _wrong),
-        (State.CREATED, Operation.PAUSE):   (_wrong,         _wrong,         _wrong,         _wrong),
-        (State.CREATED, Operation.RESUME):  (_wrong,         _wrong,         _wrong,         _wrong),
+        (State.CREATED, Operation.EXEC):    (_wrong,         _wrong,         _wrong,         _early_exec),
+        (State.CREATED, Operation.PAUSE):   (_no_task,       _wrong,         _no_task,       _early_pause),
+        (State.CREATED, Operation.RESUME):  (_no_task,       _wrong,         _no_task,       _twice),
         (State.CREATED, Operation.STOP):    (_kills_created, _kills_created, _kills_created, _stopped),
-        (State.CREATED, Operation.REMOVE):  (_removed,       _removed,       _removed,       _wrong),
+        (State.CREATED, Operation.REMOVE):  (_removed,       _removed,       _removed,       _early_remove),
         (State.RUNNING, Operation.START):   (_wrong,         _running,       _wrong,         _wrong),
         (State.RUNNING, Operation.EXEC):    (_running,       _running,       _running,       _running),
         (State.RUNNING, Operation.PAUSE):   (_paused,        _paused,        _paused,        _paused),
-        (State.RUNNING, Operation.RESUME):  (_wrong,         _wrong,         _wrong,         _wrong),
+        (State.RUNNING, Operation.RESUME):  (_twice,         _wrong,         _twice,         _twice),
         (State.RUNNING, Operation.STOP):    (_stopped,       _stopped,       _stopped,       _stopped),
         (State.RUNNING, Operation.REMOVE):  (_removed,       _wrong,         _wrong,         _wrong),
         (State.PAUSED, Operation.START):    (_wrong,         _wrong,         _wrong,         _wrong),
         (State.PAUSED, Operation.EXEC):     (_wrong,         _wrong,         _wrong,         _wrong),
-        (State.PAUSED, Operation.PAUSE):    (_wrong,         _wrong,         _wrong,         _wrong),
+        (State.PAUSED, Operation.PAUSE):    (_twice,         _wrong,         _twice,         _twice),
         (State.PAUSED, Operation.RESUME):   (_running,       _running,       _running,       _running),
         (State.PAUSED, Operation.STOP):     (_thaws,         _thaws,         _thaws,         _thaws),
         (State.PAUSED, Operation.REMOVE):   (_thaws,         _wrong,         _wrong,         _wrong),
         (State.STOPPED, Operation.START):   (_wrong,         _running,       _wrong,         _wrong),
         (State.STOPPED, Operation.EXEC):    (_wrong,         _wrong,         _wrong,         _wrong),
-        (State.STOPPED, Operation.PAUSE):   (_wrong,         _wrong,         _wrong,         _wrong),
-        (State.STOPPED, Operation.RESUME):  (_wrong,         _wrong,         _wrong,         _wrong),
+        (State.STOPPED, Operation.PAUSE):   (_no_task,       _wrong,         _no_task,       _wrong),
+        (State.STOPPED, Operation.RESUME):  (_no_task,       _wrong,         _no_task,       _wrong),
         (State.STOPPED, Operation.STOP):    (_stopped,       _stopped,       _wrong,         _wrong),
         (State.STOPPED, Operation.REMOVE):  (_removed,       _removed,       _removed,       _removed),
         (State.ABSENT, Operation.START):    (_missing,       _missing,       _missing,       _missing),
