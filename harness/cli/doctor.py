@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -30,14 +31,18 @@ Exit status: 0 the bundled runtime at least can run; 3 not even that.""",
 @click.argument("words", metavar="[SUBJECT]...", nargs=-1)
 def doctor(words: tuple[str, ...]) -> int:
     """Say what this machine has (kernel, cgroups, capabilities, engines, clients and runtimes with their versions), which
-    subjects will run on it, and which not, why, and the command that would mend it. Changes nothing.
+    subjects will run on it, and which not, why, and the command that would mend it. Changes nothing. Subjects of a
+    seatrial.toml in the current folder count too.
     """
     from harness.machine.doctor import diagnose
     from harness.machine.facts import read_facts
     from harness.machine.kernel import read_features
-    from harness.model.subject import BUILT_IN, parse_subject
+    from harness.model.config import Config, parse_config
+    from harness.model.subject import parse_subject
 
-    subjects = [parse_subject(word) for word in words] or BUILT_IN
+    path = Path("seatrial.toml")
+    table = (parse_config(path.read_text(), str(path)) if path.is_file() else Config()).table
+    subjects = [parse_subject(word, table) for word in words] or table
     diagnosis = diagnose(read_facts(), read_features(), subjects)
     click.echo(render(diagnosis))
     if diagnosis.obstacle:

@@ -8,10 +8,10 @@ from enum import StrEnum
 from pathlib import Path
 
 from harness.engine import availability
-from harness.engine.programs import find_program, version_of
+from harness.engine.programs import version_of
 from harness.machine.facts import Facts
 from harness.machine.kernel import Feature
-from harness.machine.tools import TOOLS
+from harness.machine.tools import TOOLS, find_tool
 from harness.model.subject import Subject
 
 LEAST_DISK_BYTES = 1 << 30
@@ -72,7 +72,7 @@ def diagnose(
     features: Iterable[Feature],
     subjects: Iterable[Subject],
     *,
-    find: Callable[[str], Path | None] = find_program,
+    find: Callable[[str], Path | None] = find_tool,
     version: Callable[[Path], str] = version_of,
     why_not: Callable[[Subject], str] = availability,
 ) -> Diagnosis:
@@ -80,7 +80,7 @@ def diagnose(
     return Diagnosis(
         machine=tuple(machine_rows(facts, features)),
         tools=tuple(tool_rows(find, version)),
-        prospects=tuple(prospect(subject, facts, why_not, find) for subject in subjects),
+        prospects=tuple(prospect(subject, why_not) for subject in subjects),
     )
 
 
@@ -137,24 +137,14 @@ def tool_rows(find: Callable[[str], Path | None], version: Callable[[Path], str]
             health = Health.BAD if tool.name == "busybox" else Health.LIMITED
             yield Row(tool.name, "not found", health, f"seatrial setup {tool.name}")
         else:
-            yield Row(tool.name, version(path) or "there, version unknown", Health.GOOD)
+            yield Row(tool.name, version(path) or "there", Health.GOOD)
 
 
-def prospect(
-    subject: Subject, facts: Facts, why_not: Callable[[Subject], str], find: Callable[[str], Path | None]
-) -> Prospect:
-    """Whether `subject` will run on this machine."""
+def prospect(subject: Subject, why_not: Callable[[Subject], str]) -> Prospect:
+    """Whether `subject` will run on this machine. Engines put the command that mends it after a colon, at the end."""
     reason = why_not(subject)
-    lacking = [name for name in needs(subject) if any(find(program) is None for program in TOOLS[name].programs)]
-    remedy = f"seatrial setup {' '.join(lacking)}" if lacking and reason else ""
-    if not reason and not facts.root:
-        return Prospect(subject.name, "containers need root here", "sudo seatrial run")
-    return Prospect(subject.name, reason, remedy)
-
-
-def needs(subject: Subject) -> tuple[str, ...]:
-    """The tools that `subject` uses, of those that `seatrial setup` can install."""
-    return tuple(dict.fromkeys(part for part in (subject.engine, subject.client, subject.handler) if part in TOOLS))
+    words, colon, remedy = reason.rpartition(": ")
+    return Prospect(subject.name, words, remedy) if colon else Prospect(subject.name, reason)
 
 
 def _gib(number: int) -> str:

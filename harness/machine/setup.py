@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import ClassVar, Protocol
 
 from harness.command import Runner
-from harness.engine.programs import find_program, version_of
+from harness.engine.programs import version_of
 from harness.errors import MachineError, SeatrialError, UsageError
 from harness.machine import crictl
 from harness.machine.apt import Apt
 from harness.machine.release import CRICTL_BASE, CRICTL_VERSION, Progress, Release, crictl_release, install_release
-from harness.machine.tools import TOOLS, Tool
+from harness.machine.tools import TOOLS, Tool, find_tool
 
 Find = Callable[[str], Path | None]
 
@@ -46,7 +46,7 @@ class Workshop:
     apt: Apt
     root: bool = True
     """whether it may change the machine"""
-    find: Find = find_program
+    find: Find = find_tool
     bin: Path = Path("/usr/local/bin")
     """where programs of release files go"""
     crictl_config: Path = crictl.CONFIG
@@ -188,7 +188,7 @@ class Wishes:
     base: str = CRICTL_BASE
 
 
-def plan(wishes: Wishes, find: Find = find_program, machine: str = platform.machine()) -> tuple[Step, ...]:
+def plan(wishes: Wishes, find: Find = find_tool, machine: str = platform.machine()) -> tuple[Step, ...]:
     """The steps for `wishes`. Nothing is done. Raises `UsageError` for an unknown name, address or sum."""
     steps: list[Step] = []
     for tool in chosen(wishes.names):

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
+
+from harness.engine.programs import find_program
+from harness.errors import MachineError
+from harness.image.build import busybox_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,3 +49,13 @@ TOOLS: Mapping[str, Tool] = MappingProxyType({row.name: row for row in _ROWS})
 SERVICES: Mapping[str, str] = MappingProxyType({"containerd": "containerd.service", "docker": "docker.service"})
 """Tools whose Debian package starts a service of the machine's own where systemd runs. Seatrial does not use, start or
 stop it: it starts private engines."""
+
+
+def find_tool(program: str) -> Path | None:
+    """Where a program of a tool is. Of busybox only a static one counts: no other runs in an otherwise empty image."""
+    if program != "busybox":
+        return find_program(program)
+    try:
+        return busybox_path()
+    except MachineError:
+        return None

@@ -7,10 +7,10 @@ import pytest
 from click.testing import CliRunner
 
 from harness.cli import doctor as command
-from harness.machine.doctor import Diagnosis, Health, diagnose, needs
+from harness.machine.doctor import Diagnosis, Health, diagnose, prospect
 from harness.machine.facts import CONSEQUENCES, Facts
 from harness.machine.kernel import Feature
-from harness.model.subject import BUILT_IN, Subject, parse_subject
+from harness.model.subject import BUILT_IN, Subject
 
 GOOD = Facts(
     kernel="6.1.0",
@@ -37,7 +37,7 @@ def judge(
     absent: tuple[str, ...] = (),
 ) -> Diagnosis:
     def why_not(subject: Subject) -> str:
-        return f"{subject.engine} is not installed" if subject.engine in absent else ""
+        return f"{subject.engine} is not installed: seatrial setup {subject.engine}" if subject.engine in absent else ""
 
     return diagnose(
         facts,
@@ -92,10 +92,9 @@ def test_what_only_limits_is_no_obstacle() -> None:
     assert limited == {"CAP_SYS_RESOURCE", "disk", "crictl", "crun"}
 
 
-def test_needs_of_subjects() -> None:
-    assert needs(parse_subject("containerd:crictl:runc")) == ("containerd", "crictl", "runc")
-    assert needs(parse_subject("minirt:grpc")) == ()
-    assert needs(parse_subject("mine=oci:/opt/mine")) == ()
+def test_a_reason_without_a_remedy_stands_alone() -> None:
+    found = prospect(BUILT_IN[0], lambda subject: "needs a kernel of this decade")
+    assert (found.reason, found.remedy, found.runs) == ("needs a kernel of this decade", "", False)
 
 
 def test_the_tables_name_every_subject_and_state() -> None:
@@ -115,3 +114,10 @@ def test_the_command_describes_this_machine_and_takes_a_subject_of_the_users_own
     assert "mine" in result.output
     assert "of 1 will run" in result.output
     assert "cgroups" in result.output
+
+
+def test_subjects_of_the_configuration_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "seatrial.toml").write_text('[subject.mine]\nruntime = "oci:/nowhere/mine"\n')
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(command.doctor, [], standalone_mode=False)
+    assert "/nowhere/mine is not a program that can be run" in " ".join(result.output.split())
