@@ -52,6 +52,7 @@ def _run(what: str, hook: Hook, state: bytes) -> None:
                     (os.POSIX_SPAWN_DUP2, writer, 2),
                 ],
                 setsigdef=(13, 25),
+                setsigmask=(),
             )
         except OSError as error:
             raise HookError(f"{what}: {hook.path}: {os.strerror(error.errno or 0).lower()}") from error

@@ -34,15 +34,19 @@ def create(context: Context, words: Words) -> int:
 
 def run(context: Context, words: Words) -> int:
     """Create, start, and unless detached wait and delete; the process's exit status."""
-    from harness.minirt.oci import foreground, lifecycle
+    from harness.minirt.oci import lifecycle
 
     detached = words.has("detach")
     container, launched, relay = _create(context, words, foreground=not detached)
     try:
         write_pid_file(words, container.pid)
-        lifecycle.start_container(context, container)
         if detached:
+            lifecycle.start_container(context, container)
             return 0
+        from harness.minirt.oci import foreground
+
+        foreground.hold_signals()
+        lifecycle.start_container(context, container)
         status = foreground.see_through(launched, relay)
     except BaseException:
         lifecycle.destroy(context, container)

@@ -49,6 +49,10 @@ def execute(context: Context, words: Words) -> int:
         relay = Relay()
     elif socket_path:
         raise UsageError("a console socket is given, but no terminal is asked for")
+    if not detached:
+        from harness.minirt.oci import foreground
+
+        foreground.hold_signals()
     try:
         launched = enter(
             container.pid,
@@ -69,9 +73,7 @@ def execute(context: Context, words: Words) -> int:
     write_pid_file(words, launched.pid)
     if detached:
         return 0
-    from harness.minirt.oci.foreground import see_through
-
-    return see_through(launched, relay)
+    return foreground.see_through(launched, relay)
 
 
 def _process(words: Words, container: Container) -> Process:

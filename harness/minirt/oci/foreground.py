@@ -15,6 +15,17 @@ if TYPE_CHECKING:
     from harness.minirt.container.launch import Launched
 
 _NOT_HANDED_ON = {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGURG, signal.SIGPIPE, signal.SIGWINCH}
+_HANDED_ON = {number for number in signal.valid_signals() if number < 32} - _NOT_HANDED_ON
+
+
+def hold_signals() -> None:
+    """Keep signals waiting from just before the process can run until `see_through` hands them on."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _HANDED_ON)
+
+
+def release_signals() -> None:
+    """Undo `hold_signals`, where no process came of it."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDED_ON)
 
 
 class Relay:
@@ -44,9 +55,9 @@ def see_through(launched: Launched, relay: Relay | None) -> int:
         except ProcessLookupError:
             return
 
-    for number in signal.valid_signals() - _NOT_HANDED_ON:
-        if number < 32:
-            signal.signal(number, hand_on)
+    for number in _HANDED_ON:
+        signal.signal(number, hand_on)
+    release_signals()
     try:
         if relay is not None:
             _relay(relay.open(), launched.pidfd)

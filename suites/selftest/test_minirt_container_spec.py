@@ -1,0 +1,282 @@
+"""config.json: what is valid becomes a spec, what is not is refused with its path."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from harness.linux import syscalls
+from harness.minirt.container import document
+from harness.minirt.container.cgroup import Layout, parse_layout, place_of
+from harness.minirt.container.limits import limits_v1, limits_v2, swap_v2, weight_of_shares
+from harness.minirt.container.options import Attributes, parse_options
+from harness.minirt.container.reader import Reader
+from harness.minirt.container.record import Record, changed
+from harness.minirt.container.resources import Resources, parse_resources
+from harness.minirt.container.seccomp import parse_profile
+from harness.minirt.container.signals import parse_signal
+from harness.minirt.container.spec import parse_spec
+from harness.minirt.container.state import check_id
+from harness.minirt.errors import CgroupError, InvalidArgument, SpecError, Unsupported, UsageError
+from harness.minirt.oci.about import default_config
+
+
+def _with(path: str, value: Any) -> dict[str, Any]:
+    """The default config with one value changed; ``a.b[0].c``."""
+    config: Any = copy.deepcopy(default_config())
+    here = config
+    words = path.replace("[", ".[").split(".")
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        key: Any = int(word[1:-1]) if word[0] == "[" else word
+        if not following:
+            here[key] = value
+        elif isinstance(here, dict):
+            here = here.setdefault(key, [{}] if following[0] == "[" else {})
+        else:
+            here = here[key]
+    return config  # type: ignore[no-any-return]
+
+
+def test_default_config_is_valid() -> None:
+    spec = parse_spec(default_config(), "/bundle")
+    assert spec.root == "/bundle/rootfs"
+    assert spec.process is not None
+    assert spec.process.args == ("sh",)
+    assert [entry.kind for entry in spec.namespaces] == ["pid", "net", "ipc", "uts", "mnt", "cgroup"]
+
+
+def test_unknown_fields_and_nulls_are_ignored() -> None:
+    config = _with("linux.somethingNew", {"x": 1}) | {"hooks": None, "annotations": None, "vm": {"kernel": {}}}
+    assert parse_spec(config, "/b") == parse_spec(default_config(), "/b")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "where"),
+    [
+        ("ociVersion", "one", "ociVersion"),
+        ("ociVersion", "2.0.0", "ociVersion"),
+        ("root.path", "", "root.path"),
+        ("root", None, "root"),
+        ("process.args", [], "process.args"),
+        ("process.args", [""], "process.args"),
+        ("process.args", ["sh", 1], "process.args[1]"),
+        ("process.args", ["s\0h"], "process.args[0]"),
+        ("process.cwd", "relative", "process.cwd"),
+        ("process.user", {"uid": -1}, "process.user.uid"),
+        ("process.user", {"umask": 0o1000}, "process.user.umask"),
+        ("process.oomScoreAdj", 1001, "process.oomScoreAdj"),
+        ("process.rlimits", [{"type": "RLIMIT_X"}], "process.rlimits[0].type"),
+        ("process.rlimits", [{"type": "RLIMIT_CPU", "soft": 2, "hard": 1}], "process.rlimits[0].soft"),
+        ("process.rlimits", [{"type": "RLIMIT_CPU"}] * 2, "process.rlimits[1].type"),
+        ("process.noNewPrivileges", "yes", "process.noNewPrivileges"),
+        ("mounts", [{"type": "tmpfs"}], "mounts[0].destination"),
+        ("mounts", [{"destination": "/x"}], "mounts[0].type"),
+        ("mounts", [{"destination": "/x", "type": "bind"}], "mounts[0].source"),
+        ("hooks", {"prestart": [{"path": "true"}]}, "hooks.prestart[0].path"),
+        ("hooks", {"poststop": [{"path": "/x", "timeout": 0}]}, "hooks.poststop[0].timeout"),
+        ("linux.namespaces", [{"type": "nothing"}], "linux.namespaces[0].type"),
+        ("linux.namespaces", [{"type": "uts"}, {"type": "mount"}, {"type": "uts"}], "linux.namespaces[2].type"),
+        ("linux.namespaces", [{"type": "mount"}], "hostname"),
+        ("linux.namespaces", [{"type": "uts"}], "mounts"),
+        ("linux.namespaces[0].type", "user", "linux.uidMappings"),
+        ("linux.namespaces[0].path", "relative", "linux.namespaces[0].path"),
+        ("linux.uidMappings", [{"containerID": 0, "hostID": 0, "size": 0}], "linux.uidMappings[0].size"),
+        ("linux.devices", [{"path": "/dev/x", "type": "z"}], "linux.devices[0].type"),
+        ("linux.devices", [{"path": "x", "type": "c"}], "linux.devices[0].path"),
+        ("linux.rootfsPropagation", "wild", "linux.rootfsPropagation"),
+        ("linux.maskedPaths", ["relative"], "linux.maskedPaths[0]"),
+        ("linux.sysctl", {"kernel.panic": "1"}, "linux.sysctl['kernel.panic']"),
+        ("linux.sysctl", {"net.../../kernel/panic": "1"}, "linux.sysctl['net.../../kernel/panic']"),
+        ("linux.intelRdt", {}, "linux.intelRdt"),
+        ("linux.personality", {"domain": "BSD"}, "linux.personality.domain"),
+        ("linux.resources.devices", [{"access": "rx"}], "linux.resources.devices[0].access"),
+        ("linux.resources.unified", {"../x.y": "1"}, "linux.resources.unified['../x.y']"),
+        ("linux.resources.memory", {"limit": "1G"}, "linux.resources.memory.limit"),
+        ("linux.resources.hugepageLimits", [{"pageSize": "2 MB"}], "linux.resources.hugepageLimits[0].pageSize"),
+    ],
+)
+def test_invalid_configs_are_refused_with_their_path(path: str, value: Any, where: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        parse_spec(_with(path, value), "/bundle")
+    assert caught.value.path == where
+
+
+@pytest.mark.parametrize("document", [None, [], "text", 3])
+def test_what_is_no_object_is_refused(document: Any) -> None:
+    with pytest.raises(SpecError):
+        parse_spec(document, "/bundle")
+
+
+def test_mount_options() -> None:
+    options = parse_options(["rbind", "ro", "nosuid", "rro", "noatime", "rslave", "size=5", "mode=1777"])
+    assert options.bind
+    assert options.read_only
+    assert options.attributes.set == (
+        syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NOATIME
+    )
+    assert options.attributes.clear == syscalls.MOUNT_ATTR__ATIME
+    assert options.recursive == Attributes(syscalls.MOUNT_ATTR_RDONLY, 0)
+    assert options.propagation == (syscalls.MS_SLAVE | syscalls.MS_REC,)
+    assert options.data == "size=5,mode=1777"
+
+
+def test_later_mount_option_wins() -> None:
+    assert not parse_options(["ro", "rw"]).read_only
+    assert parse_options(["rw", "ro"]).attributes == Attributes(syscalls.MOUNT_ATTR_RDONLY, 0)
+
+
+def test_limits_of_both_versions() -> None:
+    resources = Resources(
+        memory_limit=100,
+        memory_swap=150,
+        cpu_shares=1024,
+        cpu_quota=-1,
+        cpu_period=1000,
+        pids_limit=-1,
+        hugepages=(("2MB", 4),),
+    )
+    v1 = {name: text for _, name, text in limits_v1(resources) if not name.startswith("devices")}
+    assert v1 == {
+        "memory.limit_in_bytes": "100",
+        "memory.memsw.limit_in_bytes": "150",
+        "cpu.shares": "1024",
+        "cpu.cfs_period_us": "1000",
+        "cpu.cfs_quota_us": "-1",
+        "pids.max": "max",
+        "hugetlb.2MB.limit_in_bytes": "4",
+    }
+    assert dict(limits_v2(resources)) == {
+        "memory.max": "100",
+        "memory.swap.max": "50",
+        "cpu.weight": "39",
+        "cpu.max": "max 1000",
+        "pids.max": "max",
+        "hugetlb.2MB.max": "4",
+    }
+
+
+def test_swap_and_weight_of_v2() -> None:
+    assert swap_v2(-1, 5) == "max"
+    assert swap_v2(5, 5) == "0"
+    for total, memory in ((4, 5), (4, None)):
+        with pytest.raises(ValueError, match="swap"):
+            swap_v2(total, memory)
+    assert (weight_of_shares(2), weight_of_shares(262144)) == (1, 10000)
+
+
+def test_devices_begin_with_nothing() -> None:
+    content = {"devices": [{"allow": True, "type": "c", "major": 10, "minor": -1, "access": "rw"}]}
+    rules = [
+        (name, text)
+        for controller, name, text in limits_v1(parse_resources(Reader(content)))
+        if controller == "devices"
+    ]
+    assert rules[:2] == [("devices.deny", "a"), ("devices.allow", "c 10:* rw")]
+
+
+MOUNTINFO = """\
+26 25 0:23 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct
+27 25 0:24 /outer /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory
+28 25 0:25 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw
+"""
+
+
+def _layout(mode: str) -> Layout:
+    if mode == "v2":
+        return parse_layout("28 25 0:25 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n", "0::/me\n")
+    return parse_layout(MOUNTINFO, "2:memory:/outer/me\n1:cpu,cpuacct:/me\n0::/\n")
+
+
+def test_places_of_cgroups() -> None:
+    mixed = _layout("hybrid")
+    assert mixed.version == 1
+    assert place_of(mixed, "/a/b", "id", Resources()).folders == {
+        "cpu": "/sys/fs/cgroup/cpu,cpuacct/a/b",
+        "cpuacct": "/sys/fs/cgroup/cpu,cpuacct/a/b",
+        "memory": "/sys/fs/cgroup/memory/a/b",
+    }
+    assert place_of(mixed, "", "id", Resources()).folders["memory"] == "/sys/fs/cgroup/memory/me/id"
+    pure = _layout("v2")
+    assert pure.version == 2
+    assert place_of(pure, "a", "id", Resources()).folders == {"": "/sys/fs/cgroup/me/a"}
+    assert place_of(pure, "/a", "id", Resources()).join_files() == ("/sys/fs/cgroup/a/cgroup.procs",)
+
+
+@pytest.mark.parametrize("path", ["system.slice:docker:abc", "/a/../../b"])
+def test_cgroup_paths_that_are_refused(path: str) -> None:
+    with pytest.raises(CgroupError):
+        place_of(_layout("v2"), path, "id", Resources())
+
+
+@pytest.mark.parametrize(
+    ("content", "where"),
+    [
+        ({}, "linux.seccomp.defaultAction"),
+        ({"defaultAction": "SCMP_ACT_ALLOW", "defaultErrnoRet": 5}, "linux.seccomp.defaultErrnoRet"),
+        ({"defaultAction": "SCMP_ACT_ALLOW", "flags": ["X"]}, "linux.seccomp.flags[0]"),
+        (
+            {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"action": "SCMP_ACT_LOG"}]},
+            "linux.seccomp.syscalls[0].names",
+        ),
+    ],
+)
+def test_invalid_seccomp_profiles(content: dict[str, Any], where: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        parse_profile(content)
+    assert caught.value.path == where
+
+
+def test_seccomp_notify_is_unsupported() -> None:
+    with pytest.raises(Unsupported):
+        parse_profile({"defaultAction": "SCMP_ACT_NOTIFY"})
+
+
+@pytest.mark.parametrize(
+    ("word", "number"),
+    [("9", 9), ("KILL", 9), ("SIGKILL", 9), ("sigterm", 15), ("RTMIN+3", 37), ("SIGRTMAX-1", 63), ("0", 0)],
+)
+def test_signals(word: str, number: int) -> None:
+    assert parse_signal(word) == number
+
+
+@pytest.mark.parametrize("word", ["", "65", "-1", "NOTHING", "TERM+x", "SIG"])
+def test_signals_that_there_are_not(word: str) -> None:
+    with pytest.raises(UsageError):
+        parse_signal(word)
+
+
+@pytest.mark.parametrize("id", ["", ".", "..", "a/b", "a b", "ä", "x" * 300, "a\n"])
+def test_ids_that_could_not_be_file_names(id: str) -> None:
+    with pytest.raises(InvalidArgument):
+        check_id(id)
+
+
+@pytest.mark.parametrize("value", [{}, [], [1, -2.5, "x\n\u00e9\u2028", None, True, {"a": [{}]}], "", 0])
+@pytest.mark.parametrize("indent", ["", "  "])
+def test_documents_survive_a_round_trip(value: Any, indent: str) -> None:
+    assert document.parse(f" {document.render(value, indent)}\n") == value
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"a" 1}', "[1] 2", "nul", "[" * 100000])
+def test_what_is_not_json_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        document.parse(text)
+
+
+class Point(Record):
+    x: int
+    y: int = 2
+
+
+def test_records() -> None:
+    assert Point(1) == Point(1, y=2) != Point(1, 3)
+    assert changed(Point(1), y=5) == Point(1, 5)
+    assert repr(Point(1)) == "Point(x=1, y=2)"
+    assert hash(Point(1)) == hash(Point(1, 2))
+    with pytest.raises(AttributeError):
+        Point(1).x = 3  # type: ignore[misc]
+    for values, named in (((), {}), ((1, 2, 3), {}), ((1,), {"z": 1})):
+        with pytest.raises(TypeError):
+            Point(*values, **named)
