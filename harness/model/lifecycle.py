@@ -102,6 +102,7 @@ _paused: Rule = Goes(State.PAUSED)
 _stopped: Rule = Goes(State.STOPPED)
 _kills_created: Rule = Unspecified("runtimes differ on whether a container that never ran can be stopped")
 _early_pause: Rule = Unspecified("runtime-spec knows no pause; runc and crun freeze a container that is only created")
+_unknown: Rule = Tolerates("CRI: StopContainer is idempotent, which some read to include what was never there")
 _twice: Rule = Tolerates("no contract knows pause; runc refuses it where it changes nothing, crun does not")
 _early_remove: Rule = Unspecified("runtime-spec asks for an error; runc and crun delete it, and engines rely on that")
 _early_exec: Rule = Unspecified("runtime-spec knows no exec; runc and crun run one in a container that is only created")
@@ -145,7 +146,7 @@ RULES: Mapping[tuple[State, Operation], Mapping[Contract, Rule]] = {
         (State.ABSENT, Operation.EXEC):     (_missing,       _missing,       _missing,       _missing),
         (State.ABSENT, Operation.PAUSE):    (_missing,       _missing,       _missing,       _missing),
         (State.ABSENT, Operation.RESUME):   (_missing,       _missing,       _missing,       _missing),
-        (State.ABSENT, Operation.STOP):     (_removed,       _missing,       _missing,       _missing),
+        (State.ABSENT, Operation.STOP):     (_unknown,       _missing,       _missing,       _missing),
         (State.ABSENT, Operation.REMOVE):   (_removed,       _missing,       _missing,       _missing),
     }.items()
 }

@@ -40,7 +40,8 @@ def test_the_voyage_is_legal(contract: Contract) -> None:
 @pytest.mark.parametrize("contract", Contract)
 def test_what_is_absent_is_not_found_or_stays_absent(contract: Contract) -> None:
     for operation in MOVES:
-        assert rule(contract, State.ABSENT, operation) in (Refuses(Kind.NOT_FOUND), Goes(State.ABSENT))
+        expected = rule(contract, State.ABSENT, operation)
+        assert expected in (Refuses(Kind.NOT_FOUND), Goes(State.ABSENT)) or isinstance(expected, Tolerates)
 
 
 @pytest.mark.parametrize("contract", Contract)
