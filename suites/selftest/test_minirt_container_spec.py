@@ -161,7 +161,7 @@ def test_swap_and_weight_of_v2() -> None:
     assert swap_v2(-1, 5) == "max"
     assert swap_v2(5, 5) == "0"
     for total, memory in ((4, 5), (4, None)):
-        with pytest.raises(ValueError, match="swap"):
+        with pytest.raises(SpecError, match="swap"):
             swap_v2(total, memory)
     assert (weight_of_shares(2), weight_of_shares(262144)) == (1, 10000)
 
