@@ -110,13 +110,13 @@ CLOSE_RANGE_CLOEXEC = 4
 
 SIGCHLD = 17
 
-_NR_SECCOMP, _NR_PIVOT_ROOT, _NR_KEYCTL = {
-    "x86_64": (317, 155, 250),
-    "aarch64": (277, 41, 219),
-    "riscv64": (277, 41, 219),
-    "ppc64le": (358, 203, 271),
-    "s390x": (348, 217, 280),
-}.get(os.uname().machine, (277, 41, 219))
+_NR_SECCOMP, _NR_PIVOT_ROOT, _NR_KEYCTL, _NR_BPF = {
+    "x86_64": (317, 155, 250, 321),
+    "aarch64": (277, 41, 219, 280),
+    "riscv64": (277, 41, 219, 280),
+    "ppc64le": (358, 203, 271, 361),
+    "s390x": (348, 217, 280, 351),
+}.get(os.uname().machine, (277, 41, 219, 280))
 _NR_PIDFD_SEND_SIGNAL = 424
 _NR_OPEN_TREE = 428
 _NR_MOVE_MOUNT = 429
@@ -365,6 +365,39 @@ def seccomp_filter(program: bytes, flags: int = 0) -> int:
     """
     packed = _SockFprog(len(program) // 8, program)
     return _call(_NR_SECCOMP, _long(SECCOMP_SET_MODE_FILTER), _long(flags), ctypes.byref(packed))
+
+
+class _ProgramLoad(ctypes.Structure):
+    _fields_ = (
+        ("prog_type", ctypes.c_uint32),
+        ("insn_cnt", ctypes.c_uint32),
+        ("insns", ctypes.c_uint64),
+        ("license", ctypes.c_uint64),
+        ("rest", ctypes.c_uint64 * 13),
+    )
+
+
+class _ProgramAttach(ctypes.Structure):
+    _fields_ = (
+        ("target_fd", ctypes.c_uint32),
+        ("attach_bpf_fd", ctypes.c_uint32),
+        ("attach_type", ctypes.c_uint32),
+        ("attach_flags", ctypes.c_uint32),
+    )
+
+
+def load_device_program(code: bytes) -> int:
+    """Load a BPF program of type cgroup-device (8 bytes an instruction); its close-on-exec descriptor."""
+    body = ctypes.create_string_buffer(code, len(code))
+    licence = ctypes.create_string_buffer(b"Apache")
+    asked = _ProgramLoad(15, len(code) // 8, ctypes.addressof(body), ctypes.addressof(licence))
+    return _call(_NR_BPF, _long(5), ctypes.byref(asked), ctypes.c_size_t(ctypes.sizeof(asked)))
+
+
+def attach_device_program(cgroup_fd: int, program_fd: int) -> None:
+    """Have the kernel ask a program about every device access in a v2 cgroup, beside those that it asks already."""
+    asked = _ProgramAttach(cgroup_fd, program_fd, 6, 2)
+    _call(_NR_BPF, _long(8), ctypes.byref(asked), ctypes.c_size_t(ctypes.sizeof(asked)))
 
 
 def join_session_keyring(name: str) -> int:

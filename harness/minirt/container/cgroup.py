@@ -217,6 +217,9 @@ class Cgroup(Record):
                 folder = self.folders[""]
                 for name, value in limits_v2(resources):
                     write_file(f"{folder}/{name}", value)
+                from harness.minirt.container.device_filter import attach
+
+                attach(folder, resources)
                 return
             for controller, name, value in limits_v1(resources):
                 if controller not in self.folders:
@@ -242,7 +245,7 @@ def place_of(layout: Layout, path: str, id: str, resources: Resources) -> Cgroup
 
     Absolute paths start at the hierarchy's mount, relative ones at the caller's own cgroup.
     """
-    from harness.minirt.container.limits import limits_v1
+    from harness.minirt.container.limits import limits_v1, limits_v2
 
     if path.count(":") == 2 and not path.startswith("/"):
         raise CgroupError(f"cgroupsPath {path!r} is meant for systemd's cgroup driver, which is not supported")
@@ -251,6 +254,9 @@ def place_of(layout: Layout, path: str, id: str, resources: Resources) -> Cgroup
     path = path.rstrip("/") or id
     if layout.version == 2:
         assert layout.unified is not None
+        for _ in limits_v2(resources):
+            # What cannot be translated is refused here, before anything is made.
+            continue
         return Cgroup(2, {"": _folder(layout.unified, path)})
     wanted = [*_ALWAYS, *(controller for controller, _, _ in limits_v1(resources))]
     return Cgroup(1, {name: _folder(layout.v1[name], path) for name in dict.fromkeys(wanted) if name in layout.v1})

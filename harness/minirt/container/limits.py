@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from harness.minirt.container.resources import BlockLimit, DeviceRule, Resources
+from harness.minirt.errors import SpecError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -159,13 +160,13 @@ def _amount(value: int) -> str:
 
 
 def swap_v2(memory_and_swap: int, memory: int | None) -> str:
-    """v1 counts memory and swap together, v2 swap alone. Raises `ValueError` where that leaves less than nothing."""
+    """v1 counts memory and swap together, v2 swap alone. Raises `SpecError` where that leaves less than nothing."""
     if memory_and_swap < 0:
         return "max"
     if memory is None or memory < 0:
-        raise ValueError("a swap limit needs a memory limit")
+        raise SpecError("linux.resources.memory.swap", "a swap limit needs a memory limit")
     if memory_and_swap < memory:
-        raise ValueError("the swap limit is below the memory limit")
+        raise SpecError("linux.resources.memory.swap", "is below the memory limit")
     return str(memory_and_swap - memory)
 
 
