@@ -163,7 +163,7 @@ class Daemon:
             with contextlib.suppress(OSError):
                 if folder.name.isdigit() and any(mark in (folder / "cmdline").read_bytes() for mark in marks):
                     processes.append(folder.name)
-        below = [folder for folder in (self.root / "containers", self.root / "pods", self.state / "containers")]
+        below = (self.root / "containers", self.root / "pods", self.state / "containers")
         files = [str(path) for folder in (*below, self.state / "pods") if folder.is_dir() for path in folder.iterdir()]
         if (self.state / "supervisor.sock").exists():
             files.append("supervisor.sock")

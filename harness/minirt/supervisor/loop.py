@@ -63,6 +63,10 @@ class Loop:
         """Have `run` return."""
         self._running = False
 
+    def close(self) -> None:
+        """Let go of everything; descriptors stay their owners'."""
+        self._epoll.close()
+
     def run(self) -> None:
         """Wait and call until `stop`. What a callee raises goes through: callees answer for their own errors."""
         while self._running:
