@@ -12,6 +12,8 @@ from harness.errors import CommandError, MachineError, UsageError
 
 CONFIG = Path("/etc/crictl.yaml")
 KEEP_SUFFIX = ".before-seatrial"
+HEADER = "# written by seatrial setup\n"
+"""By this line a file of ours is known: only one of somebody else's is kept."""
 
 SOCKETS = (
     Path("/run/containerd/containerd.sock"),
@@ -49,7 +51,7 @@ def render_config(endpoint: Endpoint) -> str:
     import yaml
 
     settings = {"runtime-endpoint": str(endpoint), "image-endpoint": str(endpoint), "timeout": 10, "debug": False}
-    return "# written by seatrial setup\n" + str(yaml.safe_dump(settings, sort_keys=False))
+    return HEADER + str(yaml.safe_dump(settings, sort_keys=False))
 
 
 def parse_config(text: str) -> dict[str, Any]:
@@ -82,7 +84,7 @@ def write_config(endpoint: Endpoint, path: Path = CONFIG) -> Path | None:
     """Make `endpoint` the one that `path` names. A file that was there is kept, once, and its new path returned."""
     kept = None
     try:
-        if path.exists():
+        if path.exists() and not path.read_text().startswith(HEADER):
             kept = path.with_name(path.name + KEEP_SUFFIX)
             if kept.exists():
                 kept = None

@@ -353,3 +353,12 @@ def test_apt_asks_for_lists_only_once_where_there_is_no_network(tmp_path: Path) 
 
 def test_apt_never_removes_a_package() -> None:
     assert "--no-remove" in INSTALL
+
+
+def test_a_configuration_of_our_own_is_not_kept(workshop: Workshop) -> None:
+    path = workshop.crictl_config
+    path.parent.mkdir()
+    assert crictl.write_config(crictl.parse_endpoint("unix:///run/first.sock"), path) is None
+    assert crictl.write_config(crictl.parse_endpoint(ENGINE), path) is None
+    assert everything_below(path.parent) == [path]
+    assert crictl.read_endpoint(path) == ENGINE
