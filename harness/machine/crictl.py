@@ -80,11 +80,16 @@ def read_endpoint(path: Path = CONFIG) -> str:
         raise MachineError(f"{path} cannot be read: {error}") from None
 
 
+def is_of_others(path: Path) -> bool:
+    """Whether there is a configuration that was not written here. Raises `OSError`."""
+    return path.exists() and not path.read_text().startswith(HEADER)
+
+
 def write_config(endpoint: Endpoint, path: Path = CONFIG) -> Path | None:
     """Make `endpoint` the one that `path` names. A file that was there is kept, once, and its new path returned."""
     kept = None
     try:
-        if path.exists() and not path.read_text().startswith(HEADER):
+        if is_of_others(path):
             kept = path.with_name(path.name + KEEP_SUFFIX)
             if kept.exists():
                 kept = None

@@ -138,7 +138,7 @@ class ConfigureCrictl:
         current, path = self._current(workshop), workshop.crictl_config
         if current == str(self.endpoint) or (current and not self.asked_for):
             return ()
-        kept = (f"cp --no-clobber {path} {path}{crictl.KEEP_SUFFIX}",) if path.exists() else ()
+        kept = (f"cp --no-clobber {path} {path}{crictl.KEEP_SUFFIX}",) if crictl.is_of_others(path) else ()
         text = crictl.render_config(self.endpoint)
         return (*kept, f"cat > {path} <<'END'\n{text}END")
 
