@@ -495,6 +495,23 @@ def test_shutdown_after_both_were_killed(tmp_path: Path) -> None:
         wait_until(lambda: {**daemon.left(), "files": []} == NOTHING, 10, "nothing to be left")
 
 
+def test_containers_of_a_supervisor_that_was_killed_are_taken_over(tmp_path: Path) -> None:
+    with serving(tmp_path) as daemon:
+        pod = daemon.pod()
+        id = daemon.run(pod, IMAGE[0], "while :; do sleep 0.1; done")
+        supervisor = supervisor_pid(daemon)
+        daemon.end(signal.SIGKILL)
+        os.kill(supervisor, signal.SIGKILL)
+        wait_until(lambda: not Path(f"/proc/{supervisor}/cmdline").exists(), 10, "the end of the supervisor")
+        daemon.start()
+        assert daemon.status(id).state == api.CONTAINER_RUNNING
+        assert daemon.exec(id, "echo", "here").stdout == b"here\n"
+        daemon.stop(id, 1)
+        assert daemon.status(id).state == api.CONTAINER_EXITED
+        assert cgroups_of(id) == []
+        daemon.remove_pod(pod)
+
+
 def supervisor_pid(daemon: Daemon) -> int:
     from harness.minirt.supervisor.client import Supervisor
 

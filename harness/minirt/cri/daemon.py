@@ -50,7 +50,8 @@ def read_host_facts() -> HostFacts:
 class Daemon:
     """Everything between the socket and the supervisor."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, child: int = 0) -> None:
+        self._child = child
         root, state = Path(options.root), Path(options.state)
         self.options = options
         self.supervisor = Supervisor(options.supervisor_socket)
@@ -97,6 +98,9 @@ class Daemon:
             raise
         self._supervisor_gone = "the supervisor has gone: containers go on, but cannot be started or watched"
         self._loaded.set()
+        if self._child:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self._child, 0)
         log.warning(self._supervisor_gone)
 
     def runtime_problem(self) -> str:
@@ -150,13 +154,13 @@ class Daemon:
             self.supervisor.close()
 
 
-def run(options: Options) -> int:
-    """Serve until SIGTERM or SIGINT; the exit status."""
+def run(options: Options, child: int = 0) -> int:
+    """Serve until SIGTERM or SIGINT; the exit status. `child`: the supervisor, where this process has forked it."""
     log.open_log(options.log_level)
     # Blocked before any thread is made, so that they arrive here and nowhere else.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     with only_one(Path(options.state)):
-        daemon = Daemon(options)
+        daemon = Daemon(options, child)
         daemon.load()
         with daemon.serving():
             gc.collect()

@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
         supervised = _supervise(options, fork)
         from harness.minirt.cri.daemon import run
 
-        return run(options)
+        return run(options, fork.pid if supervised else 0)
     except UsageError as error:
         print(f"minirt serve: {error}", file=sys.stderr)
         return 2

@@ -8,6 +8,7 @@ from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM
 from _socket import socket as Socket
 from select import EPOLLIN, EPOLLOUT
 
+from harness.linux import syscalls
 from harness.minirt.container import cgroup as cgroups
 from harness.minirt.container import document
 from harness.minirt.container import state as states
@@ -46,6 +47,7 @@ class Peer:
         self.connection = connection
         self.inbox = Inbox()
         self.outbox = bytearray()
+        self.waits_to_write = False
         self.open = True
         self.on_close: Callable[[], None] | None = None
 
@@ -56,6 +58,7 @@ class Server:
     def __init__(self, loop: Loop, state: str) -> None:
         self._loop = loop
         self._state = state
+        self._layout = cgroups.read_layout()
         self._containers: dict[str, Container] = {}
         self._subscribers: list[Peer] = []
         self._peers: set[Peer] = set()
@@ -78,6 +81,28 @@ class Server:
         self._socket.listen(_BACKLOG)
         self._socket.setblocking(False)
         self._loop.add(self._socket.fileno(), self._accept)
+
+    def adopt(self) -> None:
+        """Look after containers that another supervisor has left, which was killed: their output and exit codes are lost."""
+        root = f"{self._state}/containers"
+        for known in states.containers(root):
+            folder = f"{root}/{known.id}"
+            if os.path.exists(f"{folder}/exit.json"):
+                continue
+            try:
+                pidfd = syscalls.pidfd_open(known.pid)
+            except OSError:
+                continue
+            # Looked at after the descriptor was there, so that it is the container's process and not a later one.
+            if not states.is_alive(known):
+                os.close(pidfd)
+                continue
+            container = Container(self._loop, known.id, folder, known.cgroup, LogFile(""))
+            container.seccomp = known.seccomp
+            container.watch(known.pid, pidfd, -1, {})
+            container.started_ns = os.stat(f"{folder}/state.json").st_mtime_ns
+            self._containers[known.id] = container
+            container.when_ended(self._tell_end)
 
     def _accept(self) -> None:
         try:
@@ -133,15 +158,14 @@ class Server:
                 self._hang_up(peer)
 
     def _flush(self, peer: Peer) -> None:
-        waiting = bool(peer.outbox)
         while peer.outbox:
             try:
                 del peer.outbox[: peer.connection.send(peer.outbox)]
             except BlockingIOError:
-                self._loop.change(peer.connection.fileno(), EPOLLIN | EPOLLOUT)
-                return
-        if waiting:
-            self._loop.change(peer.connection.fileno(), EPOLLIN)
+                break
+        if bool(peer.outbox) != peer.waits_to_write:
+            peer.waits_to_write = bool(peer.outbox)
+            self._loop.change(peer.connection.fileno(), EPOLLIN | EPOLLOUT if peer.outbox else EPOLLIN)
 
     def _dispatch(self, peer: Peer, message: dict[str, Any], fds: list[int]) -> None:
         try:
@@ -209,12 +233,11 @@ class Server:
             raise AlreadyExists(f"container {id} has been started before")
         folder = f"{self._state}/containers/{id}"
         spec = parse_spec(document.read_file(f"{folder}/config.json"), folder)
-        layout = cgroups.read_layout()
         plan = make_plan(
             spec,
             id=id,
             bundle=folder,
-            layout=layout,
+            layout=self._layout,
             overlay=message["overlay"],
             seccomp_cache=f"{self._state}/seccomp",
         )

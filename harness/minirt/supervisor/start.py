@@ -102,6 +102,7 @@ def _open(state: str) -> tuple[Loop, int]:
     loop.add(asleep, server.end)
     signal(SIGINT, SIG_IGN)
     signal(SIGTERM, lambda *_: os.write(wake, b"!"))
+    server.adopt()
     server.listen()
     return loop, lock
 
