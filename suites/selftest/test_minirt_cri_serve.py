@@ -19,6 +19,7 @@ from minirt_daemon import CGROUP, Daemon, running
 from minirt_registry import busybox_layer, serving_registry
 
 from harness.clock import wait_until
+from harness.linux import syscalls
 
 NODE, CONTAINER = api.NamespaceMode.NODE, api.NamespaceMode.CONTAINER
 NOTHING: dict[str, list[str]] = {"processes": [], "mounts": [], "cgroups": [], "files": []}
@@ -376,6 +377,23 @@ def test_mounts(daemon: Daemon, pod: str, tmp_path: Path) -> None:
     assert (tmp_path / "made/file").read_text() == "x\n"
 
 
+def test_a_recursively_read_only_mount(daemon: Daemon, pod: str, tmp_path: Path) -> None:
+    below = tmp_path / "below"
+    below.mkdir()
+    syscalls.mount("minirt-test", str(below), "tmpfs", 0, "size=64k")
+    try:
+        mounts = [
+            api.Mount(host_path=str(tmp_path), container_path="/plain", readonly=True),
+            api.Mount(host_path=str(tmp_path), container_path="/deep", readonly=True, recursive_read_only=True),
+        ]
+        id = daemon.run(pod, IMAGE[0], FOREVER, mounts=mounts)
+        assert daemon.exec(id, "sh", "-c", "echo x > /plain/below/file").exit_code == 0
+        assert daemon.exec(id, "sh", "-c", "echo x > /deep/below/file").exit_code != 0
+        daemon.remove(id)
+    finally:
+        syscalls.umount2(str(below), syscalls.MNT_DETACH)
+
+
 def test_the_default_seccomp_profile(daemon: Daemon, pod: str) -> None:
     profile = api.SecurityProfile(profile_type=api.SecurityProfile.RuntimeDefault)
     capabilities = api.Capability(add_capabilities=["SYS_TIME"])
@@ -489,7 +507,7 @@ def test_shutdown_after_both_were_killed(tmp_path: Path) -> None:
         supervisor = int(daemon.exec(id, "true") is not None and supervisor_pid(daemon))
         daemon.end(signal.SIGKILL)
         os.kill(supervisor, signal.SIGKILL)
-        wait_until(lambda: not Path(f"/proc/{supervisor}/cmdline").exists(), 10, "the end of the supervisor")
+        wait_until(lambda: has_ended(supervisor), 10, "the end of the supervisor")
         done = daemon.shut_down()
         assert (done.returncode, done.stderr) == (0, "")
         wait_until(lambda: {**daemon.left(), "files": []} == NOTHING, 10, "nothing to be left")
@@ -502,7 +520,7 @@ def test_containers_of_a_supervisor_that_was_killed_are_taken_over(tmp_path: Pat
         supervisor = supervisor_pid(daemon)
         daemon.end(signal.SIGKILL)
         os.kill(supervisor, signal.SIGKILL)
-        wait_until(lambda: not Path(f"/proc/{supervisor}/cmdline").exists(), 10, "the end of the supervisor")
+        wait_until(lambda: has_ended(supervisor), 10, "the end of the supervisor")
         daemon.start()
         assert daemon.status(id).state == api.CONTAINER_RUNNING
         assert daemon.exec(id, "echo", "here").stdout == b"here\n"
@@ -510,6 +528,14 @@ def test_containers_of_a_supervisor_that_was_killed_are_taken_over(tmp_path: Pat
         assert daemon.status(id).state == api.CONTAINER_EXITED
         assert cgroups_of(id) == []
         daemon.remove_pod(pod)
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process is gone, or a zombie that nobody has reaped yet."""
+    try:
+        return not Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def supervisor_pid(daemon: Daemon) -> int:

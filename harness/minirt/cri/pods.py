@@ -21,7 +21,7 @@ from harness.minirt.cri import log
 from harness.minirt.cri.records import Folder, Pod, find_by_prefix
 from harness.minirt.cri.translate import SHM_BYTES, PodFacts
 from harness.minirt.errors import AlreadyExists, InvalidArgument, MinirtError, NotFound, Unsupported
-from harness.minirt.network.cni import Attachment, NetworkError, Networks, PodNetwork
+from harness.minirt.network.cni import Attachment, Networks, PodNetwork
 from harness.minirt.supervisor.client import Supervisor
 
 HANDLERS = ("", "minirt")
@@ -336,6 +336,3 @@ def _read_text(path: str) -> str:
         return Path(path).read_text()
     except OSError:
         return ""
-
-
-__all__ = ["HANDLERS", "NetworkError", "Pods"]

@@ -19,7 +19,7 @@ from harness.minirt.cri.options import Options
 from harness.minirt.cri.pods import HANDLERS, Pods
 from harness.minirt.cri.records import RUNNING, Container, Pod
 from harness.minirt.cri.status import answered
-from harness.minirt.errors import InvalidArgument, NotFound, WrongState
+from harness.minirt.errors import InvalidArgument, WrongState
 from harness.minirt.images.store import ImageStore
 from harness.minirt.network.cni import Networks
 from harness.minirt.supervisor.client import Supervisor
@@ -343,6 +343,3 @@ def _as_dict(message: Any) -> dict[str, Any]:
 
     found: dict[str, Any] = MessageToDict(message, preserving_proto_field_name=True)
     return found
-
-
-__all__ = ["NotFound", "RuntimeService"]
