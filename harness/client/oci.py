@@ -10,13 +10,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from harness.client.crilog import lines_of
 from harness.client.oci_config import oci_config
+from harness.client.pidfile import watch
 from harness.client.refusals import COMMAND_WORDS, by_words
 from harness.client.tool import Tool
 from harness.client.verbs import Site
@@ -142,7 +142,7 @@ class Oci:
         Its end is awaited in the kernel, by the pid that the runtime wrote down: asking the runtime again and again would
         go on its account. Raises `CallTimeout` for a process that survives SIGKILL by `KILL_TIMEOUT_S`.
         """
-        with _watched(self._bundles / container / "pid") as ended:
+        with watch(self._bundles / container / "pid") as ended:
             self._tool.run("kill", container, "TERM")
             if ended(grace_s):
                 return
@@ -188,21 +188,5 @@ def _appended(path: Path) -> Iterator[int]:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _watched(pid_file: Path) -> Iterator[Callable[[float], bool]]:
-    """A function that waits up to so many seconds, and tells whether the process of `pid_file` has ended."""
-    try:
-        descriptor = os.pidfd_open(int(pid_file.read_text()))
-    except (FileNotFoundError, ProcessLookupError):
-        yield lambda _: True
-        return
-    try:
-        poller = select.poll()
-        poller.register(descriptor, select.POLLIN)
-        yield lambda timeout_s: bool(poller.poll(timeout_s * 1000))
     finally:
         os.close(descriptor)

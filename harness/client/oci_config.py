@@ -1,8 +1,7 @@
 """The ``config.json`` of a container for an OCI runtime that is driven by itself (runtime-spec 1.0.2).
 
-It asks for what containerd and Docker ask for by default: the same mounts, capabilities, masked and read-only paths. Root
-is read-only with a writable ``/tmp``, so that all containers share one unpacked image and none changes it. Nothing in it
-needs a privilege that a plain root may lack: no limits are raised, no score of the out-of-memory killer lowered.
+It asks for what containerd and Docker ask for by default: the same mounts, capabilities, masked and read-only paths. A root
+that containers share is read-only, with a writable ``/tmp``, so that none changes what the others see. Nothing in it needs a privilege that a plain root may lack: no limits are raised, no score of the out-of-memory killer lowered.
 """
 
 from __future__ import annotations
@@ -39,11 +38,11 @@ _SYS = {
 }
 
 
-def oci_config(spec: ContainerSpec, rootfs: Path, cgroup_parent: str) -> dict[str, Any]:
+def oci_config(spec: ContainerSpec, rootfs: Path, cgroup_parent: str, *, readonly: bool = True) -> dict[str, Any]:
     """The configuration of `spec` on the unpacked image `rootfs`; its network namespace is the runtime's own."""
     config: dict[str, Any] = {
         "ociVersion": "1.0.2",
-        "root": {"path": str(rootfs), "readonly": True},
+        "root": {"path": str(rootfs), "readonly": readonly},
         "hostname": spec.name,
         "process": {
             "terminal": False,

@@ -21,29 +21,25 @@ _TRANSPORT: Words = (
 _PROGRAM: Words = (
     # The container is there, the program to run in it is not: not to be taken for a missing container.
     (r"executable file (`[^`]*` )?not found in \$?path", Refused),
-    (r"(exec|stat|executable)\b.*no such file or directory", Refused),
+    (r"\b(exec|stat): .*no such file or directory", Refused),
 )
 _STATE: Words = (
-    (
-        r"cannot (exec|start|pause|resume|kill|delete|remove|stop)\b.* (a|an|that|which) .*(paused|stopped|running|created)",
-        Conflict,
-    ),
-    (
-        r"(container|task|sandbox|process)\b.*\b(is )?(not|already) (running|paused|started|stopped|in \S+ state)",
-        Conflict,
-    ),
+    (r"\bcannot (exec|start|pause|resume|kill|delete|remove|stop)\b.* (paused|stopped|running|created)\b", Conflict),
+    (r"\bis not in .* state\b", Conflict),
+    (r"\bcontainer \S+ is (already )?(paused|stopped|running|restarting|created|dead)\b", Conflict),
+    (r"(not|isn't|must be|already) (running|paused|created|started|stopped|frozen)\b", Conflict),
     (r"already (exists|in use)|is (reserved|in use)", Conflict),
-    (r"(not|isn't|must be) (running|paused|created|stopped|frozen)\b", Conflict),
+    (r"no running task found", Conflict),  # containerd, of a container that is there without a task
+    (r"process already finished|no such process", Conflict),  # a signal for what has ended, and is still there
 )
 _ABSENCE: Words = (
-    (r"\bnot found\b|does not exist|no such (container|image|task|process|sandbox)|unknown container", NotFound),
+    (r"\bnot found\b|does not exist|no such (container|image|task|sandbox)|unknown container", NotFound),
 )
 
 CRI_WORDS: Words = (
     *_TRANSPORT,
     *_PROGRAM,
-    (r"container is in \S+ state", Conflict),
-    (r"is (already|still) in (starting|removing) state|is still running", Conflict),
+    (r"container is in \S+ state|is (already|still) in (starting|removing) state|is still running", Conflict),
     *_STATE,
     *_ABSENCE,
     (r"deadline exceeded|timed? ?out", CallTimeout),
@@ -51,7 +47,9 @@ CRI_WORDS: Words = (
 """containerd's CRI plugin: ``container is in CONTAINER_EXITED state``, under the code Unknown."""
 
 COMMAND_WORDS: Words = (
-    (r"error opening file `[^`]*/status`: no such file", NotFound),  # crun, of a container that it does not know
+    # crun goes by the files that it keeps of a container.
+    (r"(error opening file `[^`]*/status`|cannot open directory '[^']*'): no such file", NotFound),
+    (r"cannot open `[^`]*/exec\.fifo`: no such file", Conflict),
     *_TRANSPORT,
     *_PROGRAM,
     *_STATE,

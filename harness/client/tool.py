@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from harness.client.refusals import COMMAND_WORDS, by_words
 from harness.command import Completed, Group, Runner
-from harness.errors import CallTimeout, CommandTimeout, Refused, RuntimeRefusal
+from harness.errors import CallTimeout, CommandTimeout, MachineError, Refused, RuntimeRefusal
 from harness.model.container import Tally
 
 Refusal = Callable[[Completed], RuntimeRefusal]
@@ -24,9 +26,9 @@ class Tool:
         self.prefix = prefix
         self._runner, self._tally, self._refusal, self._group = runner, tally, refusal, group
 
-    def run(self, *words: str, timeout_s: float = CALL_TIMEOUT_S) -> Completed:
+    def run(self, *words: str, timeout_s: float = CALL_TIMEOUT_S, call: str = "") -> Completed:
         """Run the tool with `words` added. Raises what `refusal` makes of a failure, and `CallTimeout`."""
-        done = self.attempt(*words, timeout_s=timeout_s)
+        done = self.attempt(*words, timeout_s=timeout_s, call=call)
         if done.status:
             raise self._refusal(done)
         return done
@@ -35,13 +37,17 @@ class Tool:
         self,
         *words: str,
         timeout_s: float = CALL_TIMEOUT_S,
+        call: str = "",
         stdout_fd: int | None = None,
         stderr_fd: int | None = None,
     ) -> Completed:
-        """The same, but a failure is the caller's to judge. Raises `CallTimeout`."""
+        """The same, but a failure is the caller's to judge. Raises `CallTimeout`.
+
+        `call` is the name by which the tally counts, by default the first of `words`.
+        """
+        call = call or words[0]
         self._tally.execs += 1
-        verb = next((word for word in words if not word.startswith("-")), "")
-        self._tally.by_call[verb] = self._tally.by_call.get(verb, 0) + 1
+        self._tally.by_call[call] = self._tally.by_call.get(call, 0) + 1
         try:
             return self._runner.run(
                 (*self.prefix, *words),
@@ -70,7 +76,15 @@ class NativeTool:
         tool = self._tools.get(verb)
         if tool is None:
             raise Refused(f"the interface has no {verb}, and no tool of the engine is known that does it")
-        tool.run(container)
+        tool.run(container, call=verb)
+
+
+def find_tool(name: str) -> str:
+    """The path of a client's program. Raises `MachineError`."""
+    found = shutil.which(name, path=os.environ.get("PATH", os.defpath) + ":/usr/local/bin:/usr/sbin:/sbin")
+    if found is None:
+        raise MachineError(f"{name} is not on PATH", f"seatrial setup {name}")
+    return found
 
 
 def by_stderr(done: Completed) -> RuntimeRefusal:
