@@ -57,6 +57,23 @@ COMMAND_WORDS: Words = (
 )
 """Command lines: OCI runtimes, and ``ctr``, which hands on what they said."""
 
+DOCKER_WORDS: Words = (
+    *_TRANSPORT,
+    *_PROGRAM,
+    *_STATE,
+    (r"manifest unknown|name unknown|repository does not exist", NotFound),
+    *_ABSENCE,
+)
+"""dockerd, where its HTTP status says no more than that the server failed."""
+
+STATUSES: dict[str, type[RuntimeRefusal]] = {
+    "404": NotFound,
+    "409": Conflict,
+    "503": Unreachable,
+    "504": CallTimeout,
+}
+"""HTTP statuses that say it by themselves."""
+
 CODES: dict[str, type[RuntimeRefusal]] = {
     "NOT_FOUND": NotFound,
     "FAILED_PRECONDITION": Conflict,
@@ -79,3 +96,9 @@ def by_code(code: str, text: str, words: Iterable[tuple[str, type[RuntimeRefusal
     """The refusal that a gRPC status name and its message are."""
     kind = CODES.get(code) or by_words(text, words)
     return kind(text, code)
+
+
+def by_status(status: str, text: str, words: Words = DOCKER_WORDS) -> RuntimeRefusal:
+    """The refusal that an HTTP status and the message that came with it are."""
+    kind = STATUSES.get(status) or by_words(text, words)
+    return kind(text, status)
