@@ -215,7 +215,8 @@ class Ctr:
 
     def _runtime_words(self, handler: str) -> tuple[str, ...]:
         """How ``containers create`` is told of the OCI runtime; not every version of it can be."""
-        if handler in ("", "runc", shutil.which("runc")):
+        default = shutil.which("runc")
+        if handler in ("", "runc") or (default and Path(handler).resolve() == Path(default).resolve()):
             return ()
         usage = self._tool.attempt("containers", "create", "--help").stdout
         if b"--runc-binary" not in usage:
