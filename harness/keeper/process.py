@@ -11,7 +11,7 @@ import struct
 import sys
 from typing import Any
 
-from harness.keeper import ladder, runs, wire
+from harness.keeper import ladder, runs, tidy, wire
 from harness.keeper.spawner import Spawner, enter
 from harness.linux import mounts, syscalls
 
@@ -65,10 +65,11 @@ class Keeper(Spawner):
             return
         syscalls.unshare(syscalls.CLONE_NEWNS | syscalls.CLONE_NEWNET)
         syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
-        self._known = frozenset(mount.id for mount in mounts.read_mounts())
         _raise_loopback()
         if self._plan["unified"]:
-            syscalls.umount2(self._plan["unified"], syscalls.MNT_DETACH)
+            tidy.hide_tree(self._plan["unified"])
+        # Not before: the kernel gives the number of a mount that is gone to the next one.
+        self._known = frozenset(mount.id for mount in mounts.read_mounts())
         _hide_run(self._plan["state"])
         for source, target in self._plan["binds"]:
             os.makedirs(source, mode=0o755, exist_ok=True)

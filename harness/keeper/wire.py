@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import json
 import socket
 from collections.abc import Sequence
@@ -9,6 +10,8 @@ from typing import Any
 
 LONGEST = 1 << 20
 """Bytes of the longest message; an argv and an environment have to fit."""
+
+MOST_FDS = 8
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
@@ -28,10 +31,17 @@ def send(to: socket.socket, message: dict[str, Any], fds: Sequence[int] = ()) ->
     socket.send_fds(to, [json.dumps(message).encode()], fds, socket.MSG_NOSIGNAL)
 
 
-def receive(source: socket.socket, flags: int = 0) -> tuple[dict[str, Any], list[int]] | None:
+def receive(source: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
     """The next message and its descriptors (close-on-exec), None at the end of the conversation."""
+    fds = array.array("i")
     try:
-        data, fds, _, _ = socket.recv_fds(source, LONGEST, 8, flags | socket.MSG_CMSG_CLOEXEC)
+        # socket.recv_fds drops its flags: the descriptors would be inherited by every child.
+        data, controls, _, _ = source.recvmsg(
+            LONGEST, socket.CMSG_SPACE(MOST_FDS * fds.itemsize), socket.MSG_CMSG_CLOEXEC
+        )
     except ConnectionResetError:
         return None
-    return (json.loads(data), fds) if data else None
+    for level, kind, payload in controls:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
+    return (json.loads(data), fds.tolist()) if data else None

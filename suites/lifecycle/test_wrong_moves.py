@@ -74,7 +74,7 @@ def _moves(trial: Trial) -> dict[Operation, Callable[[str], object]]:
         Operation.EXEC: lambda container: client.exec(container, ("/bin/true",)),
         Operation.PAUSE: client.pause,
         Operation.RESUME: client.resume,
-        Operation.STOP: lambda container: client.stop(container, 5),
+        Operation.STOP: lambda container: client.stop(container, 1),
         Operation.REMOVE: client.remove,
     }
 
