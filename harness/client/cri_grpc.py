@@ -106,7 +106,8 @@ class CriGrpc:
     def create(self, spec: ContainerSpec) -> str:
         pod = self._sandboxes.get(spec.sandbox)
         if pod is None:
-            pod = _Sandbox(cri.PodSandboxConfig(), spec.network, self._site.workspace)
+            elsewhere = sandbox_config("unknown", spec.network, self._site.cgroup_parent, self._site.workspace)
+            pod = _Sandbox(cri.PodSandboxConfig(**elsewhere), spec.network, self._site.workspace)
         request = cri.CreateContainerRequest(
             pod_sandbox_id=spec.sandbox,
             config=cri.ContainerConfig(**container_config(spec, pod.network)),

@@ -101,7 +101,7 @@ class Crictl:
         self._sandboxes.pop(sandbox, None)
 
     def create(self, spec: ContainerSpec) -> str:
-        network, pod = self._sandboxes.get(spec.sandbox) or (spec.network, self._file("pod", {}))
+        network, pod = self._sandboxes.get(spec.sandbox) or (spec.network, self._unknown_pod(spec))
         config = self._file("container", container_config(spec, network))
         return self._tool.run("create", spec.sandbox, str(config), str(pod)).text.strip()
 
@@ -185,6 +185,12 @@ class Crictl:
     def _json(self, *words: str) -> dict[str, Any]:
         answer: dict[str, Any] = json.loads(self._tool.run(*words).stdout)
         return answer
+
+    def _unknown_pod(self, spec: ContainerSpec) -> Path:
+        """A configuration to send along for a pod that was not made here; crictl itself insists on one with a name."""
+        return self._file(
+            "pod", sandbox_config("unknown", spec.network, self._site.cgroup_parent, self._site.workspace)
+        )
 
     def _file(self, stem: str, config: dict[str, Any]) -> Path:
         path = self._site.workspace / f"{stem}-{next(self._files)}.json"
