@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from _pytest.outcomes import Failed, Skipped  # pytest.fail.Exception and pytest.skip.Exception, with their types
 
 from harness.engine import availability
 from harness.errors import RuntimeRefusal, WaitTimeout
@@ -29,10 +30,10 @@ from harness.session.step import StepFailed
 from harness.session.turns import Turn, take_turns
 from harness.store import RunFolder
 
-FINDINGS = (AssertionError, RuntimeRefusal, WaitTimeout, pytest.fail.Exception)
+FINDINGS = (AssertionError, RuntimeRefusal, WaitTimeout, Failed)
 
 
-class NotOffered(pytest.skip.Exception):
+class NotOffered(Skipped):
     """Ends a test whose subject does not offer what it needs."""
 
 
@@ -65,7 +66,7 @@ class Fleet:
                     open_trial(subject, self.orders.run, self.records, self.orders.blobs, self.orders.port)
                 )
                 self._afloat[subject.name] = stack, trial
-            except (Exception, pytest.skip.Exception) as error:
+            except (Exception, Skipped) as error:
                 self._sunk[subject.name] = error
                 raise
         return self._afloat[subject.name][1]
@@ -156,9 +157,11 @@ def trial(request: pytest.FixtureRequest, fleet: Fleet) -> Trial:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Write the record of a test as soon as its outcome is known."""
-    report: pytest.TestReport = yield
+    report = yield
     orders = item.config.stash.get(_ORDERS, None)
     if orders is None:
         return report
@@ -181,7 +184,7 @@ def _judge(call: pytest.CallInfo[None]) -> tuple[Outcome, str]:
     error = call.excinfo.value
     if isinstance(error, NotOffered):
         return Outcome.NA, str(error)
-    if isinstance(error, pytest.skip.Exception):
+    if isinstance(error, Skipped):
         return Outcome.SKIP, str(error)
     words = f"{type(error).__name__}: {error}".removeprefix("AssertionError: ")
     if isinstance(error, FINDINGS) and call.when == "call":

@@ -14,7 +14,7 @@ from harness.client.opening import open_client
 from harness.client.verbs import Client, Site
 from harness.clock import wait_until
 from harness.engine import RunningEngine, start_engine
-from harness.errors import RuntimeRefusal
+from harness.errors import RuntimeRefusal, WaitTimeout
 from harness.image.bundle import unpack
 from harness.image.registry import serve
 from harness.linux.cgroups import read_layout
@@ -29,7 +29,9 @@ from harness.session.witness import Sighting, Witness
 IMAGE = "seatrial/busybox:1"
 SPARE_IMAGE = "seatrial/spare:1"
 PAUSE_IMAGE = "seatrial/pause:1"
+UNKNOWN = "seatrial-no-such-container"
 GRACE_S = 5.0
+FREEZE_S = 1.0
 
 SLEEPER = ("/bin/sh", "-c", "trap 'echo bye; exit 0' TERM; echo ready; sleep 3600 & wait")
 """Ends at once, with status 0, when it is asked to; its last word goes to the log."""
@@ -54,6 +56,7 @@ class Trial:
     _containers: list[str] = field(default_factory=list)
     _sandboxes: list[str] = field(default_factory=list)
     _harbour: dict[Network, str] = field(default_factory=dict)
+    _moored: dict[State, tuple[ContainerSpec, str]] = field(default_factory=dict)
 
     def offers(self, capability: Capability) -> bool:
         return capability in self.subject.capabilities
@@ -107,6 +110,35 @@ class Trial:
         self.client.start(container)
         self.await_word(container, word)
         return container
+
+    def moored(self, state: State) -> tuple[ContainerSpec, str]:
+        """A container in `state` that tests share: the same one as long as it still is in that state.
+
+        For `State.ABSENT` the name of a container that never was.
+        """
+        if state is State.ABSENT:
+            return self.spec(stem="absent"), UNKNOWN
+        if state in self._moored:
+            spec, container = self._moored[state]
+            if self.state(spec, container) is state:
+                return spec, container
+            self.discard(container)
+        spec = self.spec(stem=state.value)
+        container = self.create(spec) if state is State.CREATED else self.launch(spec)
+        self._moored[state] = spec, container
+        if state is State.PAUSED:
+            self.client.pause(container)
+            self.await_frozen(spec)
+        if state is State.STOPPED:
+            self.client.stop(container, GRACE_S)
+        return spec, container
+
+    def await_frozen(self, spec: ContainerSpec) -> bool:
+        """Whether the kernel has frozen every process of the container; the freezer of cgroup v1 may take a moment."""
+        processes = self.witness.processes(spec.name)
+        with contextlib.suppress(WaitTimeout):
+            return wait_until(lambda: all(map(self.witness.frozen, processes)), FREEZE_S, "the freezer")
+        return False
 
     def await_word(self, container: str, word: str) -> None:
         """Wait until a line of the container's log is `word`; nothing to wait for without logs."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from harness.errors import NotFound, Refused
@@ -15,11 +13,9 @@ pytestmark = [pytest.mark.operation("exec"), pytest.mark.needs(Capability.EXEC)]
 
 
 @pytest.fixture
-def container(trial: Trial) -> Iterator[str]:
+def container(trial: Trial) -> str:
     """A running container."""
-    running = trial.launch(trial.spec())
-    yield running
-    trial.discard(running)
+    return trial.moored(State.RUNNING)[1]
 
 
 def test_exec_tells_stdout_from_stderr(trial: Trial, container: str) -> None:
@@ -28,7 +24,7 @@ def test_exec_tells_stdout_from_stderr(trial: Trial, container: str) -> None:
     assert result.exit_code == 0
 
 
-@pytest.mark.parametrize("status", [0, 1, 42, 255])
+@pytest.mark.parametrize("status", [0, 42])
 def test_exec_gives_the_commands_status(trial: Trial, container: str, status: int) -> None:
     assert trial.client.exec(container, ("/bin/sh", "-c", f"exit {status}")).exit_code == status
 

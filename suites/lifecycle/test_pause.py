@@ -15,16 +15,14 @@ pytestmark = pytest.mark.needs(Capability.PAUSE)
 @pytest.mark.operation("pause")
 def test_pause_freezes_every_process(trial: Trial) -> None:
     """The kernel's freezer holds the program and its children; the runtime reports what the kernel does."""
-    spec = trial.spec()
-    container = trial.launch(spec)
+    spec, container = trial.moored(State.RUNNING)
+    assert len(trial.witness.processes(spec.name)) >= 2, "the program has not started its child"
+    trial.client.pause(container)
     try:
-        processes = trial.witness.processes(spec.name)
-        assert len(processes) >= 2, "the program has not started its child"
-        trial.client.pause(container)
-        assert [trial.witness.frozen(process) for process in processes] == [True] * len(processes)
+        assert trial.await_frozen(spec), "the container is paused, and a process of it is not frozen"
         assert trial.state(spec, container) is State.PAUSED
     finally:
-        trial.discard(container)
+        trial.client.resume(container)
 
 
 @pytest.mark.operation("pause")
@@ -35,6 +33,7 @@ def test_nothing_happens_while_paused(trial: Trial) -> None:
     container = trial.launch(spec)
     try:
         trial.client.pause(container)
+        trial.await_frozen(spec)
         before = len(trial.client.logs(container))
         trial.steps.clock.sleep(0.3)
         assert len(trial.client.logs(container)) <= before + 1, "the log grew while the container was paused"
@@ -46,15 +45,10 @@ def test_nothing_happens_while_paused(trial: Trial) -> None:
 
 @pytest.mark.operation("resume")
 def test_resume_thaws_every_process(trial: Trial) -> None:
-    spec = trial.spec()
-    container = trial.launch(spec)
-    try:
-        trial.client.pause(container)
-        trial.client.resume(container)
-        processes = trial.witness.processes(spec.name)
-        assert [trial.witness.frozen(process) for process in processes] == [False] * len(processes)
-        assert trial.state(spec, container) is State.RUNNING
-        if trial.offers(Capability.EXEC):
-            assert trial.client.exec(container, ("/bin/true",)).exit_code == 0
-    finally:
-        trial.discard(container)
+    spec, container = trial.moored(State.PAUSED)
+    trial.client.resume(container)
+    processes = trial.witness.processes(spec.name)
+    assert [trial.witness.frozen(process) for process in processes] == [False] * len(processes)
+    assert trial.state(spec, container) is State.RUNNING
+    if trial.offers(Capability.EXEC):
+        assert trial.client.exec(container, ("/bin/true",)).exit_code == 0

@@ -125,6 +125,8 @@ def _offered(trial: Trial, capability: Capability, *operations: Operation) -> bo
 
 def _wrong(trial: Trial, spec: ContainerSpec, container: str, wanted: State) -> str:
     """What is wrong with a container that should be in state `wanted`: the runtime is asked, and then the kernel."""
+    if wanted is State.PAUSED:
+        trial.await_frozen(spec)
     state = trial.state(spec, container)
     if state is not wanted:
         return f"the runtime reports {state}, not {wanted}"

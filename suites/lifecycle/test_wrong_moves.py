@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 
 import pytest
 
@@ -29,42 +28,6 @@ NEEDED = {
     Operation.PAUSE: Capability.PAUSE,
     Operation.RESUME: Capability.PAUSE,
 }
-UNKNOWN = "seatrial-no-such-container"
-
-
-@dataclass(slots=True)
-class Berth:
-    """A container for each state, reused from test to test as long as it still is in that state."""
-
-    kept: dict[tuple[str, State], tuple[ContainerSpec, str]] = field(default_factory=dict)
-
-    def container(self, trial: Trial, state: State) -> tuple[ContainerSpec, str]:
-        """A container of `trial` in `state`."""
-        if state is State.ABSENT:
-            return trial.spec(stem="absent", sandbox=""), UNKNOWN
-        key = (trial.subject.name, state)
-        if key in self.kept:
-            spec, container = self.kept[key]
-            if trial.state(spec, container) is state:
-                return spec, container
-            trial.discard(container)
-        spec = trial.spec(stem=state.value)
-        container = trial.create(spec)
-        self.kept[key] = spec, container
-        if state is not State.CREATED:
-            trial.client.start(container)
-            trial.await_word(container, "ready")
-        if state is State.PAUSED:
-            trial.client.pause(container)
-        if state is State.STOPPED:
-            trial.client.stop(container, 5)
-        return spec, container
-
-
-@pytest.fixture(scope="module")
-def berth() -> Iterator[Berth]:
-    """Containers in each state; they go with their trial."""
-    return Berth()
 
 
 def _moves(trial: Trial) -> dict[Operation, Callable[[str], object]]:
@@ -80,13 +43,13 @@ def _moves(trial: Trial) -> dict[Operation, Callable[[str], object]]:
 
 
 @pytest.mark.parametrize(("state", "operation"), list(RULES), ids=str)
-def test_move(trial: Trial, berth: Berth, state: State, operation: Operation) -> None:
+def test_move(trial: Trial, state: State, operation: Operation) -> None:
     """One operation on a container in one state."""
     for capability in {NEEDED.get(operation), Capability.PAUSE if state is State.PAUSED else None} - {None}:
         if not trial.offers(capability):
             raise NotOffered(f"{trial.subject.name} offers no {capability}")
     expected = rule(trial.client.contract, state, operation)
-    spec, container = berth.container(trial, state)
+    spec, container = trial.moored(state)
     assert trial.state(spec, container) is state, "the container did not get into the state that the move starts from"
     before = trial.init(spec)
     move = _moves(trial)[operation]

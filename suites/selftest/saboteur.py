@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-from harness.client.verbs import Client
 
+from harness.client.verbs import Client
 from harness.errors import NotFound, Refused, RuntimeRefusal
 from harness.model.container import ContainerSpec, ExecResult, LogLine, Network, Stream
 from harness.model.lifecycle import State

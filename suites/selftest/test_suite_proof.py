@@ -8,15 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from harness.image.build import write_images
-from harness.store import RunFolder
 from saboteur import SABOTAGE, SABOTAGES
 
 from harness import paths
 from harness.command import HostRunner
+from harness.image.build import write_images
 from harness.model.record import Outcome, Phase, Run
 from harness.model.subject import parse_subject
 from harness.session.orders import ORDERS, Orders
+from harness.store import RunFolder
 
 MEASURED = {"test_voyage"}
 """proven by the wrapped runtimes of `test_suite_broken_runtime`"""
