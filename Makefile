@@ -31,7 +31,7 @@ test: $(VENV)/installed-dev runtimes lint type unit  ## Set up, then lint, type-
 lint: $(VENV)/installed-dev  ## Lint, formatting, and the direction of imports
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --check --quiet . || { $(BIN)/ruff format --diff --quiet .; exit 1; }
-	@$(BIN)/lint-imports --no-timing >$(VENV)/lint-imports.log 2>&1 || { cat $(VENV)/lint-imports.log; exit 1; }
+	@$(BIN)/lint-imports >$(VENV)/lint-imports.log 2>&1 || { cat $(VENV)/lint-imports.log; exit 1; }
 
 type: $(VENV)/installed-dev  ## Check types, strictly
 	@$(BIN)/mypy --no-error-summary
