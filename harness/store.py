@@ -63,7 +63,7 @@ class RunFolder:
 
     def append(self, record: Record) -> None:
         """Add one record. Raises `StoreError`; whole records that were added before stay as they are."""
-        line = json.dumps(record.to_json(), ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+        line = json.dumps(record.to_json(), ensure_ascii=False, separators=(",", ":")).encode(errors="replace") + b"\n"
         path = self.path / RECORDS_FILE
         with _storing(path):
             fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)

@@ -1,0 +1,50 @@
+"""Runs from disk, as data frames of raw numbers. pandas is imported here, late: other commands never load it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.model.record import Cpu, Memory, Record
+from harness.store import RunData, read_folder
+
+if TYPE_CHECKING:
+    import pandas
+
+_PARTS = {"cpu_ns": Cpu, "memory_bytes": Memory}
+NUMBERS = (
+    *("block", "iteration", "started_ns", "wall_ns", "harness_wall_ns", "harness_cpu_ns", "rpcs", "execs"),
+    *(f"cpu_{field.name}_ns" for field in dataclasses.fields(Cpu)),
+    *(f"memory_{field.name}" for field in dataclasses.fields(Memory)),
+)
+"""The columns of a frame that are numbers, absent values among them; memory in bytes."""
+
+
+def load(folders: Sequence[Path]) -> list[RunData]:
+    """Read runs. Raises `StoreError` for the first that is none."""
+    return [read_folder(folder) for folder in folders]
+
+
+def frame(runs: Sequence[RunData]) -> pandas.DataFrame:
+    """One row a record, one column a number: `run` is the index into `runs`, nested fields are spread out."""
+    import pandas
+
+    names = [field.name for field in dataclasses.fields(Record) if field.name not in _PARTS]
+    columns = ["run", *names, *(name for name in NUMBERS if name not in names)]
+    rows = [{"run": index, **_flat(record)} for index, data in enumerate(runs) for record in data.records]
+    table = pandas.DataFrame(rows, columns=columns)
+    for name in NUMBERS:
+        table[name] = pandas.array([None if pandas.isna(value) else int(value) for value in table[name]], dtype="Int64")
+    return table
+
+
+def _flat(record: Record) -> dict[str, object]:
+    values = {
+        field.name: getattr(record, field.name) for field in dataclasses.fields(Record) if field.name not in _PARTS
+    }
+    values["outcome"], values["phase"] = record.outcome.value, record.phase.value
+    values |= {f"cpu_{field.name}_ns": getattr(record.cpu_ns, field.name) for field in dataclasses.fields(Cpu)}
+    values |= {f"memory_{field.name}": getattr(record.memory_bytes, field.name) for field in dataclasses.fields(Memory)}
+    return values

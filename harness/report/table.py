@@ -1,0 +1,157 @@
+"""The matrix in a terminal: subjects down, steps across, findings and figures below."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+
+import click
+from tabulate import tabulate
+
+from harness.model.record import Outcome
+from harness.report.matrix import MARKS, NO_MARK, Column, Finding, Matrix, Row
+from harness.report.sentences import describe_absent, describe_figures, describe_legend, describe_run
+from harness.report.words import megabytes, number, steps
+
+_COLOURS = {
+    Outcome.PASS: {"fg": "green"},
+    Outcome.FAIL: {"fg": "red", "bold": True},
+    Outcome.NA: {"dim": True},
+    Outcome.SKIP: {"fg": "yellow"},
+    Outcome.ERROR: {"fg": "magenta", "bold": True},
+}
+_GAP = "  "
+_SUMS = ("total\nwall", "total\nCPU", "engine\nMB", "pro-\ncesses")
+
+Paint = Callable[[str, Outcome | None], str]
+
+
+def render_table(matrix: Matrix, *, colour: bool = False, width: int = 160) -> str:
+    """At `width` characters: one table, or the steps in as many as it takes. Escape sequences only where `colour`."""
+
+    def paint(text: str, outcome: Outcome | None) -> str:
+        return click.style(text, **_COLOURS[outcome]) if colour and outcome else text  # type: ignore[arg-type]
+
+    parts = [part for head in matrix.runs for part in describe_run(head, len(matrix.runs) > 1)]
+    if not matrix.rows:
+        return "\n".join([*_wrapped(parts, width), "", "This run has no subjects and no records."])
+    blocks = ["\n".join(_wrapped(parts, width)), *_tables(matrix, paint, width)]
+    blocks.append("\n".join(_wrapped(describe_legend(matrix), width)))
+    for title, outcomes in (
+        ("What went wrong", (Outcome.ERROR, Outcome.FAIL)),
+        ("What was skipped", (Outcome.SKIP,)),
+    ):
+        found = matrix.found(*outcomes)
+        if found:
+            blocks.append("\n".join([title, *(line for finding in found for line in _finding(finding, paint, width))]))
+    absent = describe_absent(matrix)
+    if absent:
+        blocks.append("\n".join(["What is not offered", *_wrapped(absent, width, "  ")]))
+    figures = describe_figures(matrix)
+    if figures:
+        blocks.append("\n".join(["Figures", *_wrapped(figures, width, "  ")]))
+    return "\n\n".join(blocks)
+
+
+def _tables(matrix: Matrix, paint: Paint, width: int) -> Iterator[str]:
+    used = [column for column in matrix.columns if any(column.operation in row.cells for row in matrix.rows)]
+    columns: list[Column] = used or list(matrix.columns)
+    names = ["subject", *(row.name for row in matrix.rows)]
+    sums = list(zip(_SUMS, *map(_sums, matrix.rows), strict=True))
+    texts = [_column(column, matrix.rows, paint) for column in columns]
+    widths = [_width(text) + len(_GAP) for text in texts]
+    sums_width = sum(_width(text) + len(_GAP) for text in sums)
+    for chunk, last in _chunks(widths, width - _width(names), sums_width):
+        shown = [names, *(texts[index] for index in chunk), *(sums if last else ())]
+        # The titles are the first row, not tabulate's headers: those it pads by two more characters a column.
+        rows = [list(row) for row in zip(*shown, strict=True)]
+        alignment = ["left"] + ["right"] * (len(shown) - 1)
+        lines = tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=alignment).split("\n")
+        titles = max(title.count("\n") for title in rows[0]) + 1
+        rule = _GAP.join("-" * _width(text) for text in shown)
+        yield "\n".join(line.rstrip() for line in (*lines[:titles], rule, *lines[titles:]))
+
+
+def _column(column: Column, rows: Sequence[Row], paint: Paint) -> list[str]:
+    """Title and cells of a step; marks stand below each other."""
+    cells = [row.cells.get(column.operation) for row in rows]
+    times = [number(cell.cost.wall_ms) if cell and cell.cost else "" for cell in cells]
+    size = max(map(len, times), default=0)
+    texts = [column.title.replace(" ", "\n")]
+    for cell, time in zip(cells, times, strict=True):
+        mark = paint(MARKS[cell.outcome], cell.outcome) if cell else NO_MARK
+        # A no-break space keeps tabulate from moving a mark that stands alone.
+        first = f"{mark} {time:\u00a0>{size}}" if size else mark
+        texts.append(f"{first}\n{number(cell.cost.cpu_ms)}" if cell and cell.cost else first)
+    return texts
+
+
+def _chunks(widths: Sequence[int], room: int, sums: int) -> Iterator[tuple[list[int], bool]]:
+    """Indices of columns in as few tables as fit, all about equally wide; the sums stand in the last."""
+    tables = 1
+    groups = _divide(widths, tables, sums)
+    while tables < len(widths) and any(_taken(widths, group, sums) > room for group in groups):
+        tables += 1
+        groups = _divide(widths, tables, sums)
+    for group in groups:
+        yield group, group is groups[-1]
+
+
+def _taken(widths: Sequence[int], group: Sequence[int], sums: int) -> int:
+    return sum(widths[index] for index in group) + (sums if group[-1] == len(widths) - 1 else 0)
+
+
+def _divide(widths: Sequence[int], tables: int, sums: int) -> list[list[int]]:
+    share = (sum(widths) + sums) / tables
+    groups: list[list[int]] = [[]]
+    used = 0
+    for index, size in enumerate(widths):
+        if groups[-1] and used + size / 2 > share * len(groups) and len(groups) < tables:
+            groups.append([])
+        groups[-1].append(index)
+        used += size
+    return groups
+
+
+def _width(texts: Sequence[str]) -> int:
+    return max(len(click.unstyle(line)) for text in texts for line in text.split("\n"))
+
+
+def _sums(row: Row) -> tuple[str, str, str, str]:
+    least = "" if row.whole else "≥"
+    return (
+        least + number(row.wall_ms) if row.wall_ms is not None else "",
+        least + number(row.cpu_ms) if row.cpu_ms is not None else "",
+        megabytes(row.held.engine) if row.held.engine is not None else "",
+        f"{row.held.processes:.0f}" if row.held.processes is not None else "",
+    )
+
+
+def _finding(finding: Finding, paint: Paint, width: int) -> Iterator[str]:
+    where = steps(finding.operations)
+    times = f" ({finding.count} times)" if finding.count > 1 and finding.reproduce else ""
+    first, *rest = finding.reason.split("\n")
+    mark = paint(f"{MARKS[finding.outcome]} {finding.outcome.value}", finding.outcome)
+    head = f"{finding.name}, {where}{times}: {first}" if where else f"{finding.name}{times}: {first}"
+    lines = _wrapped([head], width - 8, "") or [""]
+    yield f"  {mark}{' ' * (6 - len(finding.outcome.value))}{lines[0]}"
+    yield from (f"          {line}" for line in lines[1:])
+    if finding.outcome in (Outcome.FAIL, Outcome.ERROR):
+        for line in rest:
+            yield from (f"          {part}" for part in (_wrapped([line], width - 10) or [""]))
+        if finding.reproduce:
+            yield f"          reproduce: {finding.reproduce}"
+
+
+def _wrapped(lines: Sequence[str], width: int, indent: str = "") -> list[str]:
+    return [
+        part
+        for line in lines
+        for part in textwrap.wrap(
+            line,
+            max(width, 40),
+            initial_indent=indent,
+            subsequent_indent=f"{indent}  " if indent else "",
+            break_on_hyphens=False,
+        )
+    ]
