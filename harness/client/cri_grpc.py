@@ -22,6 +22,7 @@ from harness.model.container import ContainerSpec, ExecResult, LogLine, Network,
 from harness.model.lifecycle import Contract, Operation, State
 
 CALL_TIMEOUT_S = 60.0
+CONNECT_TIMEOUT_S = 10.0
 _LONGEST_MESSAGE = 32 << 20
 _STATES = {
     cri.CONTAINER_CREATED: State.CREATED,
@@ -43,7 +44,7 @@ class CriGrpc:
     contract = Contract.CRI
 
     def __init__(self, site: Site) -> None:
-        """Connect. Raises `Unreachable` when the socket does not answer within 10 s."""
+        """Connect. Raises `Unreachable` when the socket does not answer within `CONNECT_TIMEOUT_S`."""
         if site.socket is None:
             raise ValueError("a CRI client needs a socket")
         self.tally = Tally()
@@ -58,7 +59,7 @@ class CriGrpc:
         self._runtime = api_pb2_grpc.RuntimeServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._images = api_pb2_grpc.ImageServiceStub(self._channel)  # type: ignore[no-untyped-call]
         try:
-            grpc.channel_ready_future(self._channel).result(10)
+            grpc.channel_ready_future(self._channel).result(CONNECT_TIMEOUT_S)
         except grpc.FutureTimeoutError:
             self.close()
             raise Unreachable(f"nothing answers at {site.socket}", "UNAVAILABLE") from None

@@ -215,9 +215,8 @@ def message_of(stderr: str) -> str:
 
 def split_fatal(stderr: bytes) -> tuple[bytes, str]:
     """What a command wrote to stderr, and the line that crictl added as its last."""
-    body = stderr.removesuffix(b"\n")
-    start = body.rfind(b'time="') if b"level=fatal" in body else len(body)
-    return stderr[:start], body[start:].decode(errors="replace")
+    start = stderr.rfind(b'time="') if b"level=fatal" in stderr else len(stderr)
+    return stderr[:start], stderr[start:].decode(errors="replace").rstrip("\n")
 
 
 def parse_timed(stream: Stream, output: bytes) -> list[LogLine]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+import socket
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import docker
@@ -47,6 +49,7 @@ class DockerSdk:
             raise ValueError("a Docker client needs a socket")
         self.tally = Tally()
         self._site = site
+        _knock(site.socket)
         try:
             self._api = docker.APIClient(
                 base_url=f"unix://{site.socket}", version="auto", timeout=CALL_TIMEOUT_S, use_ssh_client=False
@@ -234,6 +237,15 @@ def parse_docker_log(output: bytes) -> Iterator[LogLine]:
             begun[stream] = at_ns, before + text
     for stream, (at_ns, text) in begun.items():
         yield LogLine(stream, text.decode(errors="replace"), at_ns)
+
+
+def _knock(path: Path) -> None:
+    """See whether somebody listens: the package leaves its socket open where nobody does. Raises `Unreachable`."""
+    with socket.socket(socket.AF_UNIX) as door:
+        try:
+            door.connect(str(path))
+        except OSError as error:
+            raise Unreachable(f"nothing answers at {path}: {error.strerror}", "connection") from error
 
 
 def _message(answer: requests.Response) -> str:

@@ -14,6 +14,8 @@ from harness.model.container import Tally
 
 Refusal = Callable[[Completed], RuntimeRefusal]
 CALL_TIMEOUT_S = 60.0
+SEARCHED = "/usr/local/bin:/usr/sbin:/sbin"
+"""Where programs are looked for besides PATH."""
 
 
 class Tool:
@@ -81,7 +83,7 @@ class NativeTool:
 
 def find_tool(name: str) -> str:
     """The path of a client's program. Raises `MachineError`."""
-    found = shutil.which(name, path=os.environ.get("PATH", os.defpath) + ":/usr/local/bin:/usr/sbin:/sbin")
+    found = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:{SEARCHED}")
     if found is None:
         raise MachineError(f"{name} is not on PATH", f"seatrial setup {name}")
     return found
