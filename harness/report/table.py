@@ -21,6 +21,8 @@ _COLOURS = {
     Outcome.ERROR: {"fg": "magenta", "bold": True},
 }
 _GAP = "  "
+_BLANK = "\u2800"
+"""Stands for a space where tabulate would take one away and move a mark that stands alone."""
 _SUMS = ("total\nwall", "total\nCPU", "engine\nMB", "pro-\ncesses")
 
 Paint = Callable[[str, Outcome | None], str]
@@ -66,7 +68,9 @@ def _tables(matrix: Matrix, paint: Paint, width: int) -> Iterator[str]:
         # The titles are the first row, not tabulate's headers: those it pads by two more characters a column.
         rows = [list(row) for row in zip(*shown, strict=True)]
         alignment = ["left"] + ["right"] * (len(shown) - 1)
-        lines = tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=alignment).split("\n")
+        lines = (
+            tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=alignment).replace(_BLANK, " ").split("\n")
+        )
         titles = max(title.count("\n") for title in rows[0]) + 1
         rule = _GAP.join("-" * _width(text) for text in shown)
         yield "\n".join(line.rstrip() for line in (*lines[:titles], rule, *lines[titles:]))
@@ -80,8 +84,7 @@ def _column(column: Column, rows: Sequence[Row], paint: Paint) -> list[str]:
     texts = [column.title.replace(" ", "\n")]
     for cell, time in zip(cells, times, strict=True):
         mark = paint(MARKS[cell.outcome], cell.outcome) if cell else NO_MARK
-        # A no-break space keeps tabulate from moving a mark that stands alone.
-        first = f"{mark} {time:\u00a0>{size}}" if size else mark
+        first = f"{mark} {time:{_BLANK}>{size}}" if size else mark
         texts.append(f"{first}\n{number(cell.cost.cpu_ms)}" if cell and cell.cost else first)
     return texts
 
