@@ -161,11 +161,12 @@ class RuntimeRefusal(SeatrialError):
     `code` is the client's own code for it (a gRPC status name, an HTTP status, a process' exit status).
     """
 
-    template = "{message} [{code}]"
+    template = "{message}{code_text}"
 
     def __init__(self, message: str, code: str = "") -> None:
         super().__init__(message)
         self.code = code
+        self.code_text = f" [{code}]" if code else ""
 
 
 class NotFound(RuntimeRefusal):

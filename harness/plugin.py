@@ -186,7 +186,7 @@ def _judge(call: pytest.CallInfo[None]) -> tuple[Outcome, str]:
         return Outcome.NA, str(error)
     if isinstance(error, Skipped):
         return Outcome.SKIP, str(error)
-    words = f"{type(error).__name__}: {error}".removeprefix("AssertionError: ")
+    words = f"{type(error).__name__}: {error}".removeprefix("AssertionError: ").removeprefix("Failed: ")
     if isinstance(error, FINDINGS) and call.when == "call":
         return Outcome.FAIL, words
     return Outcome.ERROR, words
@@ -194,10 +194,7 @@ def _judge(call: pytest.CallInfo[None]) -> tuple[Outcome, str]:
 
 def _again(item: pytest.Item, subject: Subject) -> str:
     suite = _suite_of(item)
-    name = subject.name
-    if subject.engine == "attached" or subject.handler.startswith("/"):
-        name = f"{subject.name}=..."
-    return f"seatrial run {name} --suite {suite} -- -k '{getattr(item, 'originalname', item.name)}'"
+    return f"seatrial run {subject.words} --suite {suite} -- -k '{getattr(item, 'originalname', item.name)}'"
 
 
 def _suite_of(item: pytest.Item) -> str:

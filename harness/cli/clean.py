@@ -16,14 +16,14 @@ def clean(dry_run: bool) -> None:
 
     Runs that are under way, and whatever Seatrial did not start, are not touched.
     """
-    from harness.arena import leftovers
+    from harness.arena.leftovers import find_leftovers, remove
 
     if os.geteuid() != 0:
         raise MachineError("what a run leaves belongs to root", "run it again as root: sudo seatrial clean")
-    found = leftovers.find_leftovers()
+    found = find_leftovers()
     for leftover in found:
         click.echo(f"{'would remove' if dry_run else 'removing'} {leftover}")
         if not dry_run:
-            leftovers.remove(leftover)
+            remove(leftover)
     if not found:
         click.echo("nothing is left behind")

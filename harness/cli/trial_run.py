@@ -18,7 +18,7 @@ from types import FrameType
 import click
 
 from harness import __version__, paths
-from harness.arena import leftovers
+from harness.arena.leftovers import await_and_remove
 from harness.cli.progress import Progress
 from harness.engine import availability, versions
 from harness.errors import BadConfig, Interrupted, MachineError, SeatrialError, UsageError
@@ -27,7 +27,7 @@ from harness.machine.facts import read_facts
 from harness.model.config import Config, parse_config
 from harness.model.record import Outcome, Phase, Run
 from harness.model.subject import Subject, parse_subject
-from harness.plugin import ORDERS, Orders
+from harness.session.orders import ORDERS, Orders
 from harness.store import RunFolder
 
 BLOCKS = 8
@@ -107,7 +107,7 @@ def perform_run(request: Request) -> int:
     except KeyboardInterrupt as interrupt:
         caught = interrupt
     with _deaf():
-        leftovers.await_and_remove(run_id)
+        await_and_remove(run_id)
         ended = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         folder.update(dataclasses.replace(run, ended=ended, interrupted=caught is not None))
         outcomes = _report(folder)
@@ -169,11 +169,14 @@ def _session(orders: Orders, suites: Sequence[Path], request: Request, path: Pat
         *request.pytest_options,
     ]
     progress = Progress(orders.phase, len(orders.subjects))
-    quiet = [] if request.pytest_options else ["-p", "no:terminal"]
     os.environ[ORDERS] = str(path)
     try:
-        with progress:
-            status = pytest.main([*quiet, *options], plugins=[progress])
+        with progress, contextlib.ExitStack() as stack:
+            if not request.pytest_options:
+                # Not "-p no:terminal": without its reporter pytest has no words for a failed assertion either.
+                silence = stack.enter_context(open(os.devnull, "w"))
+                stack.enter_context(contextlib.redirect_stdout(silence))
+            status = pytest.main(options, plugins=[progress])
     finally:
         del os.environ[ORDERS]
     if progress.interrupt is not None:

@@ -126,12 +126,13 @@ class Oci:
 
     def state(self, container: str) -> State:
         try:
-            status = json.loads(self._tool.run("state", container).stdout)["status"]
+            said = self._tool.run("state", container).text
         except NotFound:
             return State.ABSENT
-        if status not in _STATES:
-            raise Refused(f"the runtime reports the status {status!r} of {container}")
-        return _STATES[status]
+        try:
+            return _STATES[json.loads(said)["status"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise Refused(f"state printed {said[:200]!r}, which tells no status that there is") from error
 
     def exit_code(self, container: str) -> int | None:
         return None

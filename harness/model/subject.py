@@ -53,6 +53,16 @@ class Subject:
         """The name as one path component, of ``[a-z0-9-]``."""
         return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
 
+    @property
+    def words(self) -> str:
+        """What names this subject on a command line: its name, with its definition where it is a user's own."""
+        if self in BUILT_IN:
+            return self.name
+        if self.engine == "attached":
+            return f"{self.name}={'cri' if self.client == 'grpc' else 'docker'}:unix://{self.socket}"
+        engine = "oci" if self.engine == "none" else f"{self.engine}:{self.client}"
+        return f"{self.name}={engine}:{self.handler}" if self.handler.startswith("/") else self.name
+
 
 def _row(engine: str, client: str, handler: str) -> Subject:
     named = [part for part in (engine if engine != "none" else "", client, handler) if part and part != "builtin"]

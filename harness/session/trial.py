@@ -39,7 +39,7 @@ STUBBORN = ("/bin/sh", "-c", "trap '' TERM; echo ready; sleep 3600 & while :; do
 """Hears SIGTERM and stays."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Trial:
     """One subject afloat. The containers and sandboxes made through it are gone when it closes."""
 
@@ -57,6 +57,9 @@ class Trial:
     _sandboxes: list[str] = field(default_factory=list)
     _harbour: dict[Network, str] = field(default_factory=dict)
     _moored: dict[State, tuple[ContainerSpec, str]] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"<trial of {self.subject.name}>"
 
     def offers(self, capability: Capability) -> bool:
         return capability in self.subject.capabilities
@@ -172,8 +175,9 @@ class Trial:
             for verb in (self._thaw, lambda it: self.client.stop(it, 0), self.client.remove):
                 with contextlib.suppress(RuntimeRefusal):
                     verb(container)
-        if container in self._containers and self.client.state(container) is State.ABSENT:
-            self._containers.remove(container)
+        with contextlib.suppress(RuntimeRefusal):
+            if container in self._containers and self.client.state(container) is State.ABSENT:
+                self._containers.remove(container)
         if sandbox:
             for drop in (self.client.stop_sandbox, self.client.remove_sandbox):
                 with contextlib.suppress(RuntimeRefusal):

@@ -41,7 +41,7 @@ def test_start_runs_the_program(trial: Trial) -> None:
 
 @pytest.mark.operation("start")
 def test_environment_reaches_the_program(trial: Trial) -> None:
-    spec = trial.spec(("/bin/sh", "-c", 'echo "$HARBOUR"; sleep 3600'), env=(("HARBOUR", "deep water = good"),))
+    spec = trial.spec(("/bin/sh", "-c", 'echo "$HARBOUR"; sleep 3600 & wait'), env=(("HARBOUR", "deep water = good"),))
     container = trial.launch(spec, word="deep water = good")
     try:
         pid = trial.init(spec)[0].pid
