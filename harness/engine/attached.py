@@ -11,7 +11,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 from harness.arena import Arena
+from harness.engine.containerd import native
 from harness.engine.engine import Row, RunningEngine
+from harness.engine.handlers import require_handler
 from harness.engine.programs import version_of
 from harness.errors import EngineError
 from harness.linux.cgroups import cgroup_of
@@ -28,6 +30,8 @@ class Attached:
 
     @classmethod
     def obstacle(cls, subject: Subject) -> str:
+        if subject.handler.startswith("/"):
+            return f"{subject.handler} cannot be put below an engine that runs already: name a handler of its own"
         path = Path(subject.socket)
         if not path.exists():
             return f"there is no socket {path}: start the engine"
@@ -48,12 +52,19 @@ class Attached:
             socket=path,
             pids=(pid,) if pid else (),
             log=Path(os.devnull),
-            native=MappingProxyType({}),
-            handler="",
+            native=native(path) if name == "containerd" else MappingProxyType({}),
+            handler=_handler(self._subject),
             cgroup_parent="",
             cgroup=cgroup if cgroup.strip("/") else "",
             notes=tuple(shared),
         )
+
+
+def _handler(subject: Subject) -> str:
+    """The engine has its handlers configured already: one is chosen by name (by program, for ``ctr``)."""
+    if subject.handler == "builtin":
+        return ""
+    return str(require_handler(subject).program) if subject.client == "ctr" else subject.handler
 
 
 def peer(path: Path) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -59,14 +59,13 @@ class Containerd:
         config.write_text(tomli_w.dumps(self.config(handler)))
         argv = [str(program), "--config", str(config), *shlex.split(self._subject.options.get("args", ""))]
         with daemon(self._arena, "containerd", argv, self._answers) as (process, log):
-            ctr = (str(_require("ctr")), "--address", str(self._socket), "--namespace", "k8s.io", "tasks")
             yield RunningEngine(
                 name="containerd",
                 version=version_of(program),
                 socket=self._socket,
                 pids=(process.pid,),
                 log=log,
-                native=MappingProxyType({"pause": (*ctr, "pause"), "resume": (*ctr, "resume")}),
+                native=native(self._socket),
                 handler=str(handler.program) if self._subject.client == "ctr" else handler.name,
                 cgroup_parent=self._arena.cgroups.pods,
                 cgroup=self._arena.cgroups.engine,
@@ -122,6 +121,15 @@ class Containerd:
         # A version that words its log otherwise has had time enough to get there after some rounds.
         self._rounds += 1
         return SERVING in log.read_text(errors="replace") or self._rounds > PATIENCE_ROUNDS
+
+
+def native(address: Path) -> Mapping[str, tuple[str, ...]]:
+    """What pauses and resumes CRI containers of the containerd at `address`; empty without ``ctr``."""
+    tool = find_program("ctr")
+    if tool is None:
+        return MappingProxyType({})
+    words = (str(tool), "--address", str(address), "--namespace", "k8s.io", "tasks")
+    return MappingProxyType({"pause": (*words, "pause"), "resume": (*words, "resume")})
 
 
 def _runtime(program: Path) -> dict[str, Any]:

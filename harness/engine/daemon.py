@@ -30,7 +30,7 @@ def environment(arena: Arena) -> dict[str, str]:
 def daemon(
     arena: Arena, name: str, argv: Sequence[str], ready: Callable[[], bool], env: Mapping[str, str] | None = None
 ) -> Iterator[tuple[Process, Path]]:
-    """Run `argv` as engine `name` until the context ends; the process, and its log.
+    """Run `argv` as engine `name` until the context ends; the process, and its log. Containers left then are killed.
 
     Raises `EngineError` with the end of the log where it dies, or `ready` does not come true.
     """
@@ -52,6 +52,7 @@ def daemon(
             raise EngineError(name, f"did not answer within {START_S:g} s", tail(log)) from error
         yield process, log
     finally:
+        arena.end_pods()
         process.stop(STOP_S)
 
 

@@ -17,13 +17,13 @@ from harness.engine.handlers import find_handler, missing
 from harness.engine.minirt import Minirt
 from harness.engine.null import NoEngine
 from harness.engine.programs import find_program, version_of
-from harness.errors import UsageError
+from harness.errors import ArenaError, UsageError
 from harness.model.subject import Subject
 
 ENGINES: Mapping[str, type[Engine]] = MappingProxyType(
     {kind.row.name: kind for kind in (Minirt, Containerd, Docker, NoEngine, Attached)}
 )
-"""By `Subject.engine`."""
+"""By `Subject.engine`; a subject with a socket is `Attached`, whatever engine it names."""
 
 CLIENT_PROGRAMS: Mapping[str, str] = MappingProxyType({"crictl": "crictl", "ctr": "ctr"})
 """Clients that are programs; the others are libraries of ours."""
@@ -34,10 +34,13 @@ def start_engine(subject: Subject, arena: Arena, registry: str) -> Iterator[Runn
     """The engine of `subject`, running in `arena` and ready; stopped with the context.
 
     `registry` is ``host:port`` of the registry of test images as the engine reaches it. Raises `EngineError`,
-    `MachineError` for a program that is missing, `UsageError` for an unknown engine or engine option.
+    `MachineError` for a program that is missing, `ArenaError` for a private engine in an attached arena, `UsageError` for
+    an unknown engine or engine option.
     """
     kind = _kind(subject)
-    for option in subject.options:
+    if arena.attached and kind is not Attached:
+        raise ArenaError(f"{subject.name}: an engine of our own does not belong in the host's namespaces")
+    for option in subject.options if kind is not Attached else ():
         if option not in kind.row.options:
             known = ", ".join(sorted(kind.row.options)) or "none"
             raise UsageError(f"{subject.name}: {kind.row.name} has no option {option!r}; it has: {known}")
@@ -76,6 +79,8 @@ def versions(subject: Subject) -> dict[str, str]:
 
 
 def _kind(subject: Subject) -> type[Engine]:
+    if subject.socket:
+        return Attached
     try:
         return ENGINES[subject.engine]
     except KeyError:

@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 from arena_traces import fresh_run, links, processes, traces
 
-from harness.arena import Arena
+from harness.arena import Arena, ArenaCgroups
 from harness.arena.arena import arena_name
+from harness.arena.cgroups import bases
 from harness.clock import wait_until
 from harness.command import Group
 from harness.errors import ArenaError, CommandError, CommandTimeout, MachineError, UsageError
-from harness.linux.cgroups import cgroup_of
+from harness.keeper import ladder, runs
+from harness.linux.cgroups import Layout, Mode, cgroup_of, path_of, read_layout
 
 
 @pytest.fixture
@@ -167,6 +169,36 @@ def test_mounts_stay_inside(arena: Arena) -> None:
 def test_a_hybrid_layout_is_hidden(arena: Arena) -> None:
     kinds = {mount.fstype for mount in arena.mounts() if mount.target.startswith("/sys/fs/cgroup")}
     assert not {"cgroup", "cgroup2"} <= kinds
+
+
+def test_groups_of_a_pure_v2_layout(run_id: str) -> None:
+    mounted = read_layout()
+    assert mounted.unified is not None, "every kernel in use has a v2 tree"
+    layout = Layout(Mode.V2, {"hugetlb": mounted.unified}, mounted.unified, mounted.own, mounted.roots)
+    groups = ArenaCgroups(layout, f"/seatrial/{run_id}/one")
+    groups.make()
+    try:
+        (engine,) = groups.folders("engine")
+        assert engine == f"{mounted.unified}/seatrial/{run_id}/one/engine"
+        offered = Path(engine, "cgroup.controllers").read_text()
+        assert offered == (mounted.unified / "cgroup.controllers").read_text()
+        # A group that is to hold processes hands no controller down; the parent of containers does.
+        assert Path(engine, "cgroup.subtree_control").read_text().strip() == ""
+        assert (Path(engine).parent / "pods" / "cgroup.subtree_control").read_text() == offered
+    finally:
+        assert ladder.remove_cgroups(f"{mounted.unified}/seatrial/{run_id}") == []
+        runs.sweep(run_id, bases())
+
+
+def test_containers_left_are_killed_frozen_or_not(arena: Arena, tmp_path: Path) -> None:
+    with (tmp_path / "log").open("wb") as log:
+        process = arena.start(["sleep", "1000"], stdout_fd=log.fileno(), stderr_fd=log.fileno())
+    freezer = path_of(arena.cgroups.layout, "freezer", arena.cgroups.pods)
+    (freezer / "cgroup.procs").write_text(str(process.pid))
+    v2 = arena.cgroups.layout.is_v2("freezer")
+    (freezer / ("cgroup.freeze" if v2 else "freezer.state")).write_text("1" if v2 else "FROZEN")
+    arena.end_pods()
+    assert process.wait(10) == -signal.SIGKILL
 
 
 def test_an_attached_arena_is_in_the_hosts_namespaces(run_id: str) -> None:
