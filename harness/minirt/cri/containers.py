@@ -115,6 +115,13 @@ class Containers:
         with self._lock:
             return self._containers[find_by_prefix(self._containers, text, "container")]
 
+    def running(self, text: str) -> Container:
+        """The same, once it is certain that it runs. Raises `NotFound`, `WrongState`."""
+        container = self.get(text)
+        if container.state != RUNNING:
+            raise WrongState(f"container {container.id} is not running")
+        return container
+
     def find(self, text: str) -> Container | None:
         try:
             return self.get(text)

@@ -30,6 +30,7 @@ from harness.minirt.images.pull import Puller
 from harness.minirt.images.snapshot import Snapshots
 from harness.minirt.images.store import ImageStore
 from harness.minirt.network.cni import Networks
+from harness.minirt.streaming.server import StreamingServer
 from harness.minirt.supervisor.client import Supervisor
 
 _THREADS = 64
@@ -110,6 +111,7 @@ class Daemon:
     @contextlib.contextmanager
     def serving(self) -> Iterator[None]:
         """Answer on the socket for as long as the context lasts; calls that are under way then get a moment to end."""
+        streaming = StreamingServer(self.options.streaming_address)
         pool = ThreadPoolExecutor(_THREADS, "call")
         server = grpc.server(
             pool,
@@ -127,6 +129,7 @@ class Daemon:
                 self.networks,
                 self.supervisor,
                 self.layout,
+                streaming,
                 self.runtime_problem,
             ),
             server,
@@ -149,6 +152,7 @@ class Daemon:
             yield
         finally:
             server.stop(_GRACE_S).wait()
+            streaming.close()
             pool.shutdown(cancel_futures=True)
             socket.unlink(missing_ok=True)
             self.supervisor.close()

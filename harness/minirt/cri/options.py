@@ -24,6 +24,7 @@ class Options:
     hosts_dir: str = "/etc/containerd/certs.d"
     pause_image: str = ""
     cgroup_parent: str = "/minirt"
+    streaming_address: str = "127.0.0.1:0"
     log_level: str = "info"
 
     @property

@@ -19,9 +19,10 @@ from harness.minirt.cri.options import Options
 from harness.minirt.cri.pods import HANDLERS, Pods
 from harness.minirt.cri.records import RUNNING, Container, Pod
 from harness.minirt.cri.status import answered
-from harness.minirt.errors import InvalidArgument, WrongState
+from harness.minirt.cri.streams import Streams, exec_process
 from harness.minirt.images.store import ImageStore
 from harness.minirt.network.cni import Networks
+from harness.minirt.streaming.server import StreamingServer
 from harness.minirt.supervisor.client import Supervisor
 
 API_VERSION = "v1"
@@ -40,6 +41,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer):  # type: ignore[misc,
         networks: Networks,
         supervisor: Supervisor,
         layout: Layout,
+        streaming: StreamingServer,
         runtime_problem: Callable[[], str],
     ) -> None:
         self._options = options
@@ -49,6 +51,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer):  # type: ignore[misc,
         self._networks = networks
         self._supervisor = supervisor
         self._layout = layout
+        self._streams = Streams(containers, supervisor, streaming)
         self._runtime_problem = runtime_problem
 
     # -- the runtime itself --------------------------------------------------------------------------------------------
@@ -290,16 +293,16 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer):  # type: ignore[misc,
 
     @answered
     def ExecSync(self, request: Any, context: Any) -> Any:
-        container = self._containers.get(request.container_id)
-        if container.state != RUNNING:
-            raise WrongState(f"container {container.id} is not running")
-        if not request.cmd or not request.cmd[0]:
-            raise InvalidArgument("a command is needed")
-        process = {**self._containers.process(container), "args": list(request.cmd), "terminal": False}
+        container = self._containers.running(request.container_id)
+        process = exec_process(self._containers.process(container), request.cmd, tty=False)
         stdout, stderr, exit_code = run_to_end(
             self._supervisor, container.id, process, request.timeout, lambda: not context.is_active()
         )
         return api.ExecSyncResponse(stdout=stdout, stderr=stderr, exit_code=exit_code)
+
+    @answered
+    def Exec(self, request: Any, context: Any) -> Any:
+        return api.ExecResponse(url=self._streams.exec(request))
 
     @answered
     def ReopenContainerLog(self, request: Any, context: Any) -> Any:

@@ -302,12 +302,15 @@ class Server:
         return {}
 
     def _exec(self, peer: Peer, message: dict[str, Any], fds: list[int]) -> None:
-        """Run ``process`` (as config.json has it) with the three descriptors as its stdio; answers when it has ended."""
+        """Run ``process`` (as config.json has it) with the three descriptors as its stdio; answers when it has ended.
+
+        A fourth is the socket over which the terminal is sent, if ``process`` has one.
+        """
         container = self._get(message["id"])
         if not container.running:
             raise WrongState(f"container {container.id} is not running")
-        if len(fds) != 3:
-            raise InvalidArgument("exec needs three descriptors")
+        if len(fds) != (4 if message["process"].get("terminal") else 3):
+            raise InvalidArgument("exec needs three descriptors, four with a terminal")
         launched = self._enter(container, message["process"], fds)
 
         def done(result: dict[str, Any]) -> None:
@@ -322,7 +325,7 @@ class Server:
     def _enter(self, container: Container, process: dict[str, Any], fds: list[int]) -> Launched:
         if container.cgroup.is_frozen():
             raise WrongState(f"container {container.id} is paused")
-        stdin, stdout, stderr = fds
+        stdin, stdout, stderr, *console = fds
         return enter(
             container.pid,
             parse_process(Reader(process, "process")),
@@ -330,6 +333,7 @@ class Server:
             stdin=stdin,
             stdout=stdout,
             stderr=stderr,
+            console=console[0] if console else -1,
             seccomp_profile=container.seccomp,
             seccomp_cache=f"{self._state}/seccomp",
         )

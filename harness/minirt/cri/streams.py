@@ -1,0 +1,55 @@
+"""Exec, Attach and PortForward: who asks is promised a stream, and gets its URL."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from harness.minirt.cri.containers import Containers
+from harness.minirt.errors import InvalidArgument
+from harness.minirt.streaming.server import StreamingServer
+from harness.minirt.supervisor.client import Supervisor
+
+
+def exec_process(process: Mapping[str, Any], words: Sequence[str], tty: bool) -> dict[str, Any]:
+    """A command beside a container's own process, whose ``process`` is given. Raises `InvalidArgument`."""
+    if not words or not words[0]:
+        raise InvalidArgument("a command is needed")
+    if any("\0" in word for word in words):
+        raise InvalidArgument("the command holds a NUL character")
+    env = [*process.get("env", ()), *(["TERM=xterm"] if tty else [])]
+    return {**process, "args": list(words), "env": env, "terminal": tty}
+
+
+class Streams:
+    """What the calls that answer a URL do. Modules of streams are loaded with the first of them."""
+
+    def __init__(self, containers: Containers, supervisor: Supervisor, server: StreamingServer) -> None:
+        self._containers = containers
+        self._supervisor = supervisor
+        self._server = server
+
+    def exec(self, request: Any) -> str:
+        """The URL of a command in a running container. Raises `NotFound`, `WrongState`, `InvalidArgument`."""
+        from harness.minirt.streaming.process import executing
+        from harness.minirt.streaming.session import Command
+
+        streams = _check(request)
+        container = self._containers.running(request.container_id)
+        process = exec_process(self._containers.process(container), request.cmd, request.tty)
+        begin = functools.partial(executing, self._supervisor, container.id, process, streams)
+        return self._server.promise(Command("exec", streams, begin, "error executing command in container", True))
+
+
+def _check(request: Any) -> Any:
+    """The streams that are asked for. Raises `InvalidArgument` as the CRI says for Exec and Attach."""
+    from harness.minirt.streaming.process import Streams as Wanted
+
+    if not request.container_id:
+        raise InvalidArgument("a container id is needed")
+    if request.tty and request.stderr:
+        raise InvalidArgument("a terminal has no stderr of its own: tty and stderr exclude each other")
+    if not (request.stdin or request.stdout or request.stderr):
+        raise InvalidArgument("one of stdin, stdout and stderr is needed")
+    return Wanted(request.stdin, request.stdout, request.stderr, request.tty)
