@@ -4,9 +4,11 @@
 own; so `create` mounts a writable snapshot of the image (``ctr images mount --rw``) and hands over a whole ``config.json``
 with that as its root, and `remove` takes both down.
 
-A container's stdout and stderr are kept apart by a logger that the shim starts (``--log-uri binary://``): a shell script of
-two ``cat``, by way of which `logs` has them. They run beside the shim, on the engine's account: two small processes for each
-container, where a real user of these services has a logger too.
+The stdout and stderr of containers, and of commands inside them, are kept apart by a logger that the shim starts
+(``--log-uri binary://``): a shell script of two ``cat``, by way of which `logs` and `exec` have them. It runs beside the shim,
+on the engine's account: two small processes for each container, where a real user of these services has a logger too.
+What ``ctr tasks exec`` copies by itself is not to be relied on: it gives up pipes that it has not come to open when the
+command ends, so that a short command on a busy machine now and then loses its output.
 """
 
 from __future__ import annotations
@@ -45,11 +47,21 @@ _STATES = {
 }
 _LOGGER = """\
 #!/bin/sh
-# Started by the shim of a container: its stdout is descriptor 3, its stderr 4; closing 5 says that we are ready.
+# Started by a shim: what is printed comes in by descriptors 3 (stdout) and 4 (stderr); closing 5 says that we are ready.
+# The shim asks the logger of a process that has ended to go, perhaps before it has read everything.
+trap '' TERM
 cat <&3 >{folder}/"$CONTAINER_ID"/stdout 4<&- 5>&- &
+"""
+_OF_CONTAINER = """\
 exec 3<&- 5>&-
 exec cat <&4 >{folder}/"$CONTAINER_ID"/stderr
 """
+_OF_COMMAND = """\
+cat <&4 >{folder}/"$CONTAINER_ID"/stderr 3<&- 5>&- &
+exec 3<&- 4<&- 5>&-
+wait
+"""
+"""The shim of a command waits for its logger, which goes when all is written."""
 
 
 class Ctr:
@@ -68,10 +80,9 @@ class Ctr:
         self._tool = Tool(site.runner, prefix, self.tally, by_stderr)
         self._runtime = self._runtime_words(site.handler)
         self._folder = site.workspace / "containers"
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._logger = site.workspace / "logger.sh"
-        self._logger.write_text(_LOGGER.format(folder=shlex.quote(str(self._folder))))
-        self._logger.chmod(0o755)
+        self._commands = site.workspace / "commands"
+        self._logger = _write_logger(self._folder, _OF_CONTAINER)
+        self._command_logger = _write_logger(self._commands, _OF_COMMAND)
 
     def via(self, operation: Operation) -> str:
         return "binary logger" if operation is Operation.LOGS else ""
@@ -138,11 +149,16 @@ class Ctr:
 
     def exec(self, container: str, argv: Sequence[str], timeout_s: float = 10) -> ExecResult:
         """``ctr`` ends as the command does; an error of its own is status 1 and a line that it signs."""
-        words = ("--exec-id", f"exec-{next(self._exec_ids)}", container, *argv)
+        name = f"exec-{next(self._exec_ids)}"
+        own = self._commands / name
+        own.mkdir()
+        words = ("--exec-id", name, "--log-uri", f"binary://{self._command_logger}", container, *argv)
         done = self._tool.attempt("tasks", "exec", *words, timeout_s=timeout_s, call="tasks exec")
         if done.status == 1 and done.stderr.startswith(b"ctr: "):
             raise by_stderr(done)
-        return ExecResult(done.stdout, done.stderr, done.status)
+        out, err = ((own / stream.value).read_bytes() for stream in Stream)
+        shutil.rmtree(own)
+        return ExecResult(out, err, done.status)
 
     def pause(self, container: str) -> None:
         self._call("tasks pause", container)
@@ -225,6 +241,15 @@ class Ctr:
                 "take containerd:grpc instead, or containerd 2",
             )
         return ("--runc-binary", handler)
+
+
+def _write_logger(folder: Path, rest: str) -> Path:
+    """A logger that writes below `folder`, which is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    script = folder.with_suffix(".sh")
+    script.write_text((_LOGGER + rest).format(folder=shlex.quote(str(folder))))
+    script.chmod(0o755)
+    return script
 
 
 def parse_tasks(listing: str) -> dict[str, str]:
