@@ -221,15 +221,19 @@ class Arena:
             return
         complaints: list[str] = []
         try:
-            wire.send(self._channel, {"op": "close"})
-            received = wire.receive(self._channel)
-            complaints = received[0]["complaints"] if received else []
-        except OSError:
-            pass  # The keeper is dead: its part is done below.
-        complaints += self.dismiss()
-        complaints += ladder.climb(arena_site(self.run_id, self.state.name))
-        os.close(self._lock)
-        runs.sweep(self.run_id, bases())
+            # The keeper may be dead; its part is done below then.
+            with contextlib.suppress(OSError):
+                wire.send(self._channel, {"op": "close"})
+                received = wire.receive(self._channel)
+                complaints += received[0]["complaints"] if received else []
+        finally:
+            # An interrupt must not keep the lock: the run would be taken for alive.
+            try:
+                complaints += self.dismiss()
+                complaints += ladder.climb(arena_site(self.run_id, self.state.name))
+            finally:
+                os.close(self._lock)
+                runs.sweep(self.run_id, bases())
         if complaints:
             raise ArenaError("; ".join(complaints))
 

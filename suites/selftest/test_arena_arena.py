@@ -264,6 +264,18 @@ def test_a_killed_keeper_is_an_error_and_leaves_nothing(run_id: str, tmp_path: P
     arena.close()
 
 
+def test_an_interrupt_in_the_middle_of_the_close(run_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    arena = Arena.open(run_id, "one")
+
+    def interrupted(source: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("harness.keeper.wire.receive", interrupted)
+        arena.close()
+    assert not runs.is_alive(run_id)
+
+
 def test_the_first_error_goes_out(run_id: str) -> None:
     with pytest.raises(ZeroDivisionError), Arena.open(run_id, "one") as arena:
         os.kill(arena.keeper_pid, signal.SIGKILL)
