@@ -108,7 +108,8 @@ class Record:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Record:
         """The record that `data` (made by `to_json`) describes. Raises `KeyError`, `TypeError`, `ValueError`."""
-        fields = dict(data)
+        # `to_json` leaves empty strings out, those of fields without a default too.
+        fields: dict[str, Any] = {"engine": "", "client": "", "handler": "", "suite": "", "operation": "", **data}
         fields["outcome"] = Outcome(fields["outcome"])
         fields["phase"] = Phase(fields.get("phase", Phase.CHECK))
         fields["cpu_ns"] = Cpu(**fields.get("cpu_ns", {}))

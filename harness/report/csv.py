@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.report.load import frame
+from harness.report.words import name
 from harness.store import RunData
 
 
@@ -17,4 +18,6 @@ def render_csv(runs: Sequence[RunData]) -> str:
     table = frame(runs)
     table = table[table["wall_ns"].notna()].drop(columns="reason")
     table["run"] = [runs[index].run.run for index in table["run"]]
+    for column in ("subject", "engine", "client", "handler", "suite", "test", "via"):
+        table[column] = table[column].map(name)
     return str(table.to_csv(index=False, lineterminator="\n"))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from harness.model.record import Outcome, Record
 from harness.report.matrix import COLUMNS, Finding
-from harness.report.words import clean
+from harness.report.words import clean, name
 from harness.store import RunData
 
 _ORDER = (Outcome.ERROR, Outcome.FAIL, Outcome.SKIP, Outcome.NA)
@@ -21,12 +21,12 @@ def find_findings(runs: Sequence[RunData], labels: Sequence[str]) -> tuple[Findi
     for data, label in zip(runs, labels, strict=True):
         for record in data.records:
             if record.outcome is not Outcome.PASS:
-                name = f"{record.subject} ({label})" if label else record.subject
+                who = f"{name(record.subject)} ({label})" if label else name(record.subject)
                 reason, again = split_reason(record)
-                groups.setdefault((name, record.outcome, reason), []).append((record, again))
+                groups.setdefault((who, record.outcome, reason), []).append((record, again))
     findings = [
         Finding(
-            name=name,
+            name=who,
             outcome=outcome,
             reason=clean(reason),
             operations=_operations(record for record, _ in members),
@@ -34,7 +34,7 @@ def find_findings(runs: Sequence[RunData], labels: Sequence[str]) -> tuple[Findi
             count=len(members),
             reproduce=clean(members[0][1]),
         )
-        for (name, outcome, reason), members in groups.items()
+        for (who, outcome, reason), members in groups.items()
     ]
     return tuple(sorted(findings, key=lambda finding: _ORDER.index(finding.outcome)))
 

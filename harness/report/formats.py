@@ -12,24 +12,15 @@ from harness.report.html import render_html
 from harness.report.junit import render_junit
 from harness.report.load import load
 from harness.report.markdown import render_markdown
+from harness.report.matrix import Matrix
 from harness.report.statistics import find_matrix
 from harness.report.table import render_table
 from harness.store import RunData, RunFolder
 
 FORMATS = ("table", "markdown", "html", "junit", "csv")
 
-_RENDERERS: Mapping[str, Callable[[Sequence[RunData]], str]] = {
-    "markdown": lambda runs: render_markdown(find_matrix(runs)),
-    "html": lambda runs: render_html(find_matrix(runs)),
-    "junit": render_junit,
-    "csv": render_csv,
-}
-_FILES: Mapping[str, str] = {
-    "markdown": "report.md",
-    "html": "report.html",
-    "junit": "junit.xml",
-    "csv": "samples.csv",
-}
+_OF_MATRIX: Mapping[str, Callable[[Matrix], str]] = {"markdown": render_markdown, "html": render_html}
+_OF_RECORDS: Mapping[str, Callable[[Sequence[RunData]], str]] = {"junit": render_junit, "csv": render_csv}
 
 
 def render(form: str, folders: Sequence[Path], *, colour: bool = False, width: int | None = None) -> str:
@@ -41,10 +32,12 @@ def render(form: str, folders: Sequence[Path], *, colour: bool = False, width: i
     if form not in FORMATS:
         raise UsageError(f"there is no report format {form!r}; known: {', '.join(FORMATS)}")
     runs = load(folders)
+    if form in _OF_RECORDS:
+        return _OF_RECORDS[form](runs)
+    matrix = find_matrix(runs)
     if form == "table":
-        columns = width or shutil.get_terminal_size((160, 50)).columns
-        return render_table(find_matrix(runs), colour=colour, width=columns)
-    return _RENDERERS[form](runs)
+        return render_table(matrix, colour=colour, width=width or shutil.get_terminal_size((160, 50)).columns)
+    return _OF_MATRIX[form](matrix)
 
 
 def write_all(folder: RunFolder) -> list[Path]:
@@ -53,4 +46,10 @@ def write_all(folder: RunFolder) -> list[Path]:
     Raises `StoreError`.
     """
     runs = load([folder.path])
-    return [folder.write(name, _RENDERERS[form](runs)) for form, name in _FILES.items()]
+    matrix = find_matrix(runs)
+    return [
+        folder.write("report.md", render_markdown(matrix)),
+        folder.write("report.html", render_html(matrix)),
+        folder.write("junit.xml", render_junit(runs)),
+        folder.write("samples.csv", render_csv(runs)),
+    ]

@@ -91,7 +91,7 @@ def _lines(matrix: Matrix) -> Iterator[str]:
 
 def plain(text: str) -> str:
     """`text` so that Markdown (and the HTML in it) shows it as it is, on one line."""
-    text = html.escape(" ".join(text.split()), quote=False)
+    text = html.escape(" ".join(clean(text).split()), quote=False)
     return re.sub(r"([\\`*_\[\]|~#!@$])", lambda match: f"&#{ord(match[1])};", text)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from harness.model.record import Outcome
 from harness.report.figures import REFERENCE
 from harness.report.matrix import MARKS, MEANINGS, NO_MARK, Head, Matrix
-from harness.report.words import megabytes, number, steps
+from harness.report.words import megabytes, name, number, steps
 
 
 def describe_run(head: Head, several: bool = False) -> list[str]:
@@ -19,10 +19,10 @@ def describe_run(head: Head, several: bool = False) -> list[str]:
         f"cgroup {machine['cgroup_mode']}" if machine.get("cgroup_mode") else None,
         f"{cores} × {machine.get('cpu_model') or 'CPU'}" if cores else None,
     ]
-    name = f"{head.label}: run {run.run}" if several and head.label and run.run not in head.label else f"run {run.run}"
-    lines = [f"Seatrial {run.seatrial}, {name}, started {run.started}" + (", quick" if run.quick else "")]
+    which = f"{head.label}: run {run.run}" if several and head.label and run.run not in head.label else f"run {run.run}"
+    lines = [f"Seatrial {run.seatrial}, {which}, started {run.started}" + (", quick" if run.quick else "")]
     if any(facts):
-        lines.append(", ".join(str(fact) for fact in facts if fact))
+        lines.append(", ".join(name(str(fact)) for fact in facts if fact))
     if head.state:
         lines.append(f"This run was {head.state}." if head.run.interrupted else f"This run has {head.state}.")
     return lines

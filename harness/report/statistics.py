@@ -6,20 +6,26 @@ failed steps are left out. Runs are never pooled: a row is one subject of one ru
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 from harness.model.container import Network
 from harness.model.record import Outcome, Phase, Record
 from harness.report.figures import find_overhead, find_pods, find_taxes
 from harness.report.findings import find_findings
-from harness.report.load import frame
+from harness.report.load import NUMBERS, frame
 from harness.report.matrix import COLUMNS, OTHER, TITLES, Cell, Cost, Head, Held, Matrix, Row
-from harness.report.words import clean
+from harness.report.words import clean, name
 from harness.store import RunData
 
 if TYPE_CHECKING:
     import pandas
+
+Key = tuple[int, str, str]
+"""Index of a run, subject, network."""
+Costs = Mapping[tuple[int, str], Mapping[tuple[str, str], Cost]]
+"""By index of a run and subject, then by operation and network."""
 
 _PRECEDENCE = (Outcome.ERROR, Outcome.FAIL, Outcome.PASS, Outcome.SKIP, Outcome.NA)
 
@@ -33,8 +39,9 @@ def find_matrix(runs: Sequence[RunData]) -> Matrix:
     """All of a report on `runs`."""
     heads = _heads(runs)
     samples = _samples(frame(runs))
+    costs, held = _costs(samples), _held(samples)
     rows = [
-        _row(index, heads[index].label, subject, data, samples)
+        _row(index, heads[index].label, subject, data, costs, held)
         for index, data in enumerate(runs)
         for subject in _subjects(data)
     ]
@@ -53,12 +60,13 @@ def find_matrix(runs: Sequence[RunData]) -> Matrix:
 def _heads(runs: Sequence[RunData]) -> tuple[Head, ...]:
     labels = [""] * len(runs)
     if len(runs) > 1:
-        labels = [str(data.run.machine.get("distribution") or "unknown machine") for data in runs]
-        for index, data in enumerate(runs):
-            if labels.count(labels[index]) > 1:
-                labels[index] += f", {data.run.run}"
+        machines = [str(data.run.machine.get("distribution") or "unknown machine") for data in runs]
+        labels = [
+            f"{machine}, {data.run.run}" if machines.count(machine) > 1 else machine
+            for machine, data in zip(machines, runs, strict=True)
+        ]
     return tuple(
-        Head(data.run, clean(label), _state(data), tuple(map(clean, (*data.run.notes, *data.notes))))
+        Head(data.run, name(label), _state(data), tuple(map(clean, (*data.run.notes, *data.notes))))
         for label, data in zip(labels, runs, strict=True)
     )
 
@@ -70,28 +78,27 @@ def _state(data: RunData) -> str:
 
 
 def _subjects(data: RunData) -> list[str]:
-    """In the order of the run; what has records of steps without being named there follows."""
-    found = (record.subject for record in data.records if record.operation in TITLES and record.operation)
-    return list(dict.fromkeys((*data.run.subjects, *found)))
+    """In the order of the run; what has records without being named there follows."""
+    return list(dict.fromkeys((*data.run.subjects, *(record.subject for record in data.records))))
 
 
 def _samples(records: pandas.DataFrame) -> pandas.DataFrame:
-    """The records that are measured samples of steps that went well, with one more column, `cpu_ns`: all groups."""
+    """The records that are measured samples of steps that went well, with sums over the groups, and over kinds of memory."""
     measured = records[
         (records["phase"] == Phase.MEASURE.value)
         & (records["outcome"] == Outcome.PASS.value)
         & records["wall_ns"].notna()
     ].copy()
-    groups = measured[["cpu_engine_ns", "cpu_client_ns", "cpu_pods_ns"]]
-    measured["cpu_ns"] = groups.sum(axis=1, min_count=1)
+    measured = measured.astype(dict.fromkeys(NUMBERS, "float64"))
+    measured["cpu_ns"] = measured[["cpu_engine_ns", "cpu_client_ns", "cpu_pods_ns"]].sum(axis=1, min_count=1)
+    measured["memory_pss"] = measured["memory_pss_anon"] + measured["memory_pss_file"]
     return measured
 
 
-def _row(index: int, machine: str, subject: str, data: RunData, samples: pandas.DataFrame) -> Row:
-    mine = samples[(samples["run"] == index) & (samples["subject"] == subject)]
-    networks = sorted(set(mine["network"]), key=lambda name: (name != Network.HOST, name != "", name))
+def _row(index: int, machine: str, subject: str, data: RunData, costs: Costs, held: Mapping[Key, Held]) -> Row:
+    mine = costs.get((index, subject), {})
+    networks = sorted({where for _, where in mine}, key=lambda word: (word != Network.HOST, word != "", word))
     network = networks[0] if networks else ""
-    costs = {(operation, where): _cost(group) for (operation, where), group in mine.groupby(["operation", "network"])}
     by_operation: dict[str, list[Record]] = {}
     for record in data.records:
         if record.subject == subject:
@@ -100,8 +107,8 @@ def _row(index: int, machine: str, subject: str, data: RunData, samples: pandas.
     cells = {
         operation: _cell(
             records,
-            costs.get((operation, network)),
-            {where: costs[operation, where] for where in networks[1:] if (operation, where) in costs},
+            mine.get((operation, network)),
+            {where: mine[operation, where] for where in networks[1:] if (operation, where) in mine},
         )
         for operation, records in by_operation.items()
     }
@@ -113,13 +120,13 @@ def _row(index: int, machine: str, subject: str, data: RunData, samples: pandas.
     return Row(
         run=index,
         machine=machine,
-        subject=subject,
+        subject=name(subject),
         cells=cells,
         network=network,
         wall_ms=sum(cost.wall_ms for cost in priced) if priced else None,
         cpu_ms=sum(spent) if spent else None,
         whole=all(cell.cost for cell in expected),
-        held=_held(mine[mine["network"] == network]),
+        held=held.get((index, subject, network), Held()),
     )
 
 
@@ -131,30 +138,44 @@ def _cell(records: Sequence[Record], cost: Cost | None, elsewhere: dict[str, Cos
         cost=cost,
         elsewhere=elsewhere,
         apart=sum(record.outcome is not Outcome.PASS and record.wall_ns is not None for record in records),
-        via=clean(", ".join(dict.fromkeys(record.via for record in records if record.via))),
+        via=name(", ".join(dict.fromkeys(record.via for record in records if record.via))),
     )
 
 
-def _cost(group: pandas.DataFrame) -> Cost:
-    wall = group["wall_ns"].astype("float64") / 1e6
-    return Cost(
-        samples=len(group),
-        wall_ms=float(wall.median()),
-        wall_low_ms=float(wall.quantile(0.25)),
-        wall_high_ms=float(wall.quantile(0.75)),
-        cpu_ms=_median(group["cpu_ns"], 1e6),
-        cpu_engine_ms=_median(group["cpu_engine_ns"], 1e6),
-        cpu_client_ms=_median(group["cpu_client_ns"], 1e6),
-        cpu_pods_ms=_median(group["cpu_pods_ns"], 1e6),
-    )
+def _costs(samples: pandas.DataFrame) -> Costs:
+    groups = samples.groupby(["run", "subject", "operation", "network"])
+    medians = groups[["wall_ns", "cpu_ns", "cpu_engine_ns", "cpu_client_ns", "cpu_pods_ns"]].median() / 1e6
+    medians["samples"] = groups.size()
+    for quarter in (1, 3):
+        medians[f"quartile_{quarter}"] = groups["wall_ns"].quantile(quarter / 4) / 1e6
+    costs: dict[tuple[int, str], dict[tuple[str, str], Cost]] = {}
+    for (run, subject, operation, network), row in _rows(medians):
+        costs.setdefault((run, subject), {})[operation, network] = Cost(
+            samples=int(row["samples"]),
+            wall_ms=row["wall_ns"],
+            wall_low_ms=row["quartile_1"],
+            wall_high_ms=row["quartile_3"],
+            cpu_ms=_known(row["cpu_ns"]),
+            cpu_engine_ms=_known(row["cpu_engine_ns"]),
+            cpu_client_ms=_known(row["cpu_client_ns"]),
+            cpu_pods_ms=_known(row["cpu_pods_ns"]),
+        )
+    return costs
 
 
-def _held(group: pandas.DataFrame) -> Held:
-    parts = ("engine", "anon", "shmem", "kernel", "slab", "file", "processes")
-    values = {part: _median(group[f"memory_{part}"]) for part in parts}
-    return Held(**values, pss=_median(group["memory_pss_anon"] + group["memory_pss_file"]))
+def _held(samples: pandas.DataFrame) -> dict[Key, Held]:
+    parts = ("engine", "anon", "shmem", "kernel", "slab", "file", "pss", "processes")
+    columns = {f"memory_{part}": part for part in parts}
+    medians = samples.groupby(["run", "subject", "network"])[list(columns)].median().rename(columns=columns)
+    return {
+        (run, subject, network): Held(**{part: _known(value) for part, value in row.items()})
+        for (run, subject, network), row in _rows(medians)
+    }
 
 
-def _median(values: pandas.Series[int], unit: float = 1.0) -> float | None:
-    known = values.dropna()
-    return float(known.astype("float64").median()) / unit if len(known) else None
+def _rows(table: pandas.DataFrame) -> Iterator[tuple[tuple[Any, ...], dict[str, float]]]:
+    yield from cast("dict[tuple[Any, ...], dict[str, float]]", table.to_dict("index")).items()
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value

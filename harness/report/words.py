@@ -23,12 +23,19 @@ def clean(text: str, longest: int = 4000) -> str:
     return text
 
 
+def name(text: str) -> str:
+    """A foreign name, clean and on one line."""
+    return " ".join(clean(text, 200).split())
+
+
 def number(value: float | None) -> str:
-    """Two to three figures: 0.05, 1.2, 12, 123, 1234; a dash where there is none."""
+    """Two to three figures: 0, 0.05, 1.2, 12, 123, 1234; a dash where there is none."""
     if value is None:
         return "–"
     if value < 0:
         return "-" + number(-value)
+    if value == 0:
+        return "0"
     if value < 0.995:
         return f"{value:.2f}"
     return f"{value:.1f}" if value < 9.95 else f"{value:.0f}"
@@ -63,7 +70,7 @@ def facts(machine: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What is known of a machine, as pairs of words."""
     keys = [key for key in FACTS if key in machine] + [key for key in machine if key not in FACTS]
     pairs = [(FACTS.get(key, key.replace("_", " ")), _fact(key, machine[key])) for key in keys]
-    return [(name, value) for name, value in pairs if value]
+    return [(name(key), value) for key, value in pairs if value]
 
 
 def _fact(key: str, value: Any) -> str:

@@ -68,6 +68,15 @@ def test_round_trip(tmp_path: Path) -> None:
     assert b'"engine":0' in (folder.path / "records.jsonl").read_bytes(), "0 is a value"
 
 
+def test_a_record_without_engine_and_step(tmp_path: Path) -> None:
+    """As of a test that is about the machine: empty strings are left out of the line, and are back after it is read."""
+    folder = RunFolder.create(tmp_path, run())
+    bare = record(subject="this machine", engine="", client="", handler="", suite="", operation="", reason="\ud800?")
+    folder.append(bare)
+    assert folder.read().notes == ()
+    assert folder.read_records() == (dataclasses.replace(bare, reason="??"),)
+
+
 def test_update_replaces_the_run(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path, run())
     ended = dataclasses.replace(run(), ended="2026-01-02T03:05:05+00:00", notes=("a note",))
