@@ -22,7 +22,7 @@ COLOURS = {"done": "green", "there": None, "noted": "yellow", "failed": "red"}
 @click.command(
     "setup",
     epilog="""\b
-Names: containerd, docker, runc, crun, runsc, cni, iptables, busybox, crictl. Without a name: all but runsc.
+Names: containerd, docker, runc, crun, runsc, cni, iproute2, iptables, busybox, crictl. Without a name: all but runsc.
 \b
 Examples:
   seatrial setup --dry-run                       the commands that it would run

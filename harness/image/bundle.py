@@ -18,7 +18,9 @@ def unpack(folder: Path, name: str, into: Path) -> None:
     into.mkdir(parents=True)
     for layer in manifest["layers"]:
         with tarfile.open(blobs / layer["digest"].replace(":", "/"), "r:gz") as tar:
-            tar.extractall(into, filter="tar")
+            if hasattr(tarfile, "tar_filter"):  # Debian 12's Python 3.11.2 came before filters
+                tar.extraction_filter = tarfile.tar_filter
+            tar.extractall(into)
     # The filter takes the sticky bit off, with the set-id bits.
     if (into / "tmp").is_dir():
         (into / "tmp").chmod(0o1777)

@@ -38,6 +38,7 @@ _ROWS = (
         ("host-local", "loopback"),
         ("containernetworking-plugins",),
     ),
+    Tool("iproute2", "links and addresses, to look at", ("ip",), ("iproute2",)),
     Tool("iptables", "firewall rules of bridge networks", ("iptables",), ("iptables",)),
     Tool("busybox", "static programs of the test images", ("busybox",), ("busybox-static",)),
     Tool("crictl", "client of any CRI engine", ("crictl",)),

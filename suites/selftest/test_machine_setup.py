@@ -153,6 +153,7 @@ def test_plan_without_names_is_every_default_tool() -> None:
         "runc",
         "crun",
         "cni",
+        "iproute2",
         "iptables",
         "busybox",
     ]
