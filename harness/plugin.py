@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,14 @@ class Fleet:
         return self._afloat[subject.name][1]
 
     def close(self) -> None:
-        """Take every trial down; the first error wins, and the others are taken down all the same."""
+        """Take every trial down; the first error wins, and the others are taken down all the same.
+
+        What a reader has to know of the measured ones goes into ``run.json``.
+        """
+        notes = [note for _, trial in self._afloat.values() for note in trial.notes]
+        if notes and self.orders.phase is Phase.MEASURE:
+            run = self.records.read().run
+            self.records.update(replace(run, notes=tuple(dict.fromkeys([*run.notes, *notes]))))
         with contextlib.ExitStack() as all_of_them:
             for stack, _ in self._afloat.values():
                 all_of_them.push(stack)
@@ -145,15 +152,12 @@ def fleet(request: pytest.FixtureRequest) -> Iterator[Fleet]:
 @pytest.fixture
 def trial(request: pytest.FixtureRequest, fleet: Fleet) -> Trial:
     """One subject afloat, offering what the test needs."""
-    subject: Subject = request.param
+    ship = fleet.trial(request.param)
     marker = request.node.get_closest_marker("needs")
     for capability in marker.args if marker else ():
-        if capability not in subject.capabilities:
-            reason = availability(subject)
-            if reason:
-                pytest.skip(reason)
-            raise NotOffered(f"{subject.name} {WHY_NOT[capability]}")
-    return fleet.trial(subject)
+        if not ship.offers(capability):
+            raise NotOffered(f"{ship.subject.name} {WHY_NOT[capability]}")
+    return ship
 
 
 @pytest.hookimpl(wrapper=True)

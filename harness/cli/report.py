@@ -33,7 +33,7 @@ Examples:
 )
 def report(runs: tuple[Path, ...], form: str, output: Path) -> None:
     """Write a report of one run, or of several merged into one, to stdout."""
-    from harness.report import render
+    from harness.report.formats import render
     from harness.store import newest
 
     folders = list(runs) or [newest(output)]

@@ -99,9 +99,7 @@ def perform_run(request: Request) -> int:
                     subjects=subjects,
                     blocks=1 + (QUICK_BLOCKS if request.quick else BLOCKS),
                     seed=run.seed,
-                    port=request.registry_port
-                    if request.registry_port is not None
-                    else (0 if request.attach else 5000),
+                    port=request.registry_port,
                 )
                 pytest_failed |= _session(orders, suites, request, Path(scratch) / f"{phase}.json")
     except KeyboardInterrupt as interrupt:
@@ -109,7 +107,7 @@ def perform_run(request: Request) -> int:
     with _deaf():
         await_and_remove(run_id)
         ended = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        folder.update(dataclasses.replace(run, ended=ended, interrupted=caught is not None))
+        folder.update(dataclasses.replace(folder.read().run, ended=ended, interrupted=caught is not None))
         outcomes = _report(folder)
     if caught is not None:
         raise Interrupted(signal.SIGTERM if isinstance(caught, Terminated) else signal.SIGINT)
@@ -187,7 +185,7 @@ def _session(orders: Orders, suites: Sequence[Path], request: Request, path: Pat
 
 
 def _report(folder: RunFolder) -> set[Outcome]:
-    from harness.report import render, write_all
+    from harness.report.formats import render, write_all
 
     written = write_all(folder)
     colour = click.get_text_stream("stdout").isatty() and "NO_COLOR" not in os.environ

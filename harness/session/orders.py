@@ -25,7 +25,7 @@ class Orders:
     subjects: tuple[Subject, ...]
     blocks: int = 1
     seed: int = 0
-    port: int = 5000
+    port: int | None = None
 
     def write(self, path: Path) -> None:
         """Save as JSON."""

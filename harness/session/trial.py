@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness.arena import Arena
@@ -21,7 +21,7 @@ from harness.linux.cgroups import read_layout
 from harness.meter import Meter, open_meter
 from harness.model.capability import Capability
 from harness.model.container import ContainerSpec, Network
-from harness.model.lifecycle import State
+from harness.model.lifecycle import Contract, State
 from harness.model.subject import Subject
 from harness.session.step import Recorder, Stepper
 from harness.session.witness import Sighting, Witness
@@ -63,6 +63,11 @@ class Trial:
 
     def offers(self, capability: Capability) -> bool:
         return capability in self.subject.capabilities
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of this subject's figures has to know."""
+        return tuple(f"{self.subject.name}: {note}" for note in (*self.engine.notes, *self.meter.notes))
 
     def image(self, name: str = IMAGE) -> str:
         """The reference by which this engine pulls a test image."""
@@ -198,16 +203,21 @@ class Trial:
 
 
 @contextlib.contextmanager
-def open_trial(subject: Subject, run_id: str, recorder: Recorder, blobs: Path, port: int = 5000) -> Iterator[Trial]:
+def open_trial(
+    subject: Subject, run_id: str, recorder: Recorder, blobs: Path, port: int | None = None
+) -> Iterator[Trial]:
     """Put `subject` afloat: arena, registry, engine, client, meter; everything is gone afterwards.
 
-    `blobs` is the folder of the test images (`harness.image.build.write_images`). Raises `ArenaError`, `EngineError`,
+    `blobs` is the folder of the test images (`harness.image.build.write_images`); `port` that of the registry, by default
+    5000 in a network namespace of its own, and any free one beside an engine that runs already. Raises `ArenaError`, `EngineError`,
     `MachineError`.
     """
     attached = bool(subject.socket)
     with contextlib.ExitStack() as stack:
         arena = stack.enter_context(Arena.open(run_id, subject.slug, attach=attached))
-        address = str(stack.enter_context(serve(arena, blobs, 0 if attached else port)))
+        if port is None:
+            port = 0 if attached else 5000
+        address = str(stack.enter_context(serve(arena, blobs, port)))
         engine = stack.enter_context(start_engine(subject, arena, address))
         workspace = arena.state / "client"
         workspace.mkdir(parents=True, exist_ok=True)
@@ -226,6 +236,9 @@ def open_trial(subject: Subject, run_id: str, recorder: Recorder, blobs: Path, p
             pause_image=f"{address}/{PAUSE_IMAGE}",
         )
         client = stack.enter_context(open_client(subject, site))
+        if client.contract is Contract.CRI and not engine.native:
+            # CRI has no pause of its own, and this engine came without a tool that does it.
+            subject = replace(subject, capabilities=subject.capabilities - {Capability.PAUSE})
         layout = read_layout()
         meter = stack.enter_context(open_meter(layout, _groups(arena, engine)))
         witness = Witness(layout, _where(arena, engine), arena.keeper_pid)

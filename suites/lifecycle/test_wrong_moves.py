@@ -71,6 +71,8 @@ def test_move(trial: Trial, state: State, operation: Operation) -> None:
     match expected:
         case Goes(to):
             move(container)
+            if to is State.PAUSED:
+                trial.await_frozen(spec)
             assert trial.state(spec, container) is to
         case Refuses(kind):
             _is_refused(lambda: move(container), kind, f"{operation} of a container that is {state}")

@@ -102,7 +102,7 @@ def test_without_root(tmp_path: Path) -> None:
 
 def test_an_engine_that_dies_shows_its_log(tmp_path: Path) -> None:
     config = tmp_path / "seatrial.toml"
-    config.write_text('[engine.containerd]\nsnapshotter = "no-such-snapshotter"\n')
+    config.write_text('[engine.containerd]\nargs = "--no-such-flag"\n')
     done = HostRunner().run(
         [
             *SEATRIAL,
@@ -119,7 +119,7 @@ def test_an_engine_that_dies_shows_its_log(tmp_path: Path) -> None:
     assert done.status == 1
     reasons = [record["reason"] for record in records_of(tmp_path) if record["outcome"] == "error"]
     assert reasons
-    assert all("the end of its log" in reason and "no-such-snapshotter" in reason for reason in reasons), reasons[0]
+    assert all("the end of its log" in reason and "no-such-flag" in reason for reason in reasons), reasons[0]
     assert mine(tmp_path) == set()
 
 
