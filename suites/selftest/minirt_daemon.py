@@ -18,7 +18,8 @@ from cri_api.v1 import api_pb2_grpc
 from harness.clock import wait_until
 from harness.linux.mounts import read_mounts
 
-CGROUP = "/seatrial-test-cri"
+CGROUP = f"/seatrial-test-cri-{os.getpid()}"
+"""each process of a parallel run has its own"""
 _HOST, _CONTAINER = api.NamespaceMode.NODE, api.NamespaceMode.CONTAINER
 
 
