@@ -62,7 +62,7 @@ def describe_absent(matrix: Matrix) -> list[str]:
         bare = finding.reason.removeprefix(finding.name.partition(" (")[0]).strip()
         groups.setdefault((finding.operations, bare), []).append(finding.name)
     return [
-        f"{MARKS[Outcome.NA]} {steps(operations) or 'checks'}: {reason} ({', '.join(names)})"
+        f"{', '.join(names)}: {reason}" + (f" ({steps(operations)})" if operations else "")
         for (operations, reason), names in groups.items()
     ]
 
@@ -95,8 +95,19 @@ def describe_figures(matrix: Matrix) -> list[str]:
 
 
 def describe_notes(matrix: Matrix) -> list[str]:
-    """What could not be had, and why; each sentence once."""
-    return list(dict.fromkeys(note for head in matrix.runs for note in head.notes))
+    """What could not be had, and why; each sentence once, with the subjects that it is about where not all are."""
+    about: dict[str, list[str]] = {}
+    for head in matrix.runs:
+        for note in head.notes:
+            subject = next((subject for subject in head.run.subjects if note.startswith(f"{subject}: ")), "")
+            subjects = about.setdefault(note.removeprefix(f"{subject}: ") if subject else note, [])
+            if subject and subject not in subjects:
+                subjects.append(subject)
+    measured = {row.subject for row in matrix.rows if row.wall_ms is not None}
+    return [
+        f"{note} ({', '.join(subjects)})" if subjects and not measured <= set(subjects) else note
+        for note, subjects in about.items()
+    ]
 
 
 def _signed(value: float) -> str:

@@ -12,6 +12,7 @@ from harness.model.lifecycle import Operation
 from harness.model.record import Cpu, Memory, Outcome, Phase, Record, Run
 from harness.report.figures import POD_CALLS
 from harness.report.matrix import COLUMNS, MARKS, MEANINGS, Matrix
+from harness.report.sentences import describe_notes
 from harness.report.statistics import find_matrix, worst
 from harness.store import RunData, read_folder
 
@@ -247,3 +248,9 @@ def test_golden() -> None:
     assert sum(found.counts.values()) == 7 * len(COLUMNS)
     assert len(found.rows) == 7
     assert {finding.outcome for finding in found.findings} == set(Outcome) - {Outcome.PASS}
+
+
+def test_notes_are_told_once() -> None:
+    notes = ("oci:runc: no slab", "minirt:grpc: no slab", "oci:runc: no pss", "the disk was slow")
+    found = matrix(sample(1), sample(1, "minirt:grpc"), subjects=("oci:runc", "minirt:grpc"), notes=notes)
+    assert describe_notes(found) == ["no slab", "no pss (oci:runc)", "the disk was slow"]
