@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
+
+from harness.cli.screen import wants_colour
 
 
 @click.command(
@@ -37,5 +38,5 @@ def report(runs: tuple[Path, ...], form: str, output: Path) -> None:
     from harness.store import newest
 
     folders = list(runs) or [newest(output)]
-    colour = click.get_text_stream("stdout").isatty() and "NO_COLOR" not in os.environ
+    colour = wants_colour()
     click.echo(render(form, folders, colour=colour), color=colour)

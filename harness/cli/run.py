@@ -43,7 +43,9 @@ Exit status: 0 no cell is fail or error; 1 some cell is; 2 bad usage; 3 this mac
     help="Subjects, options and suites as TOML.  [default: seatrial.toml, if it is there]",
 )
 @click.option("--seed", type=int, default=None, help="Decides the order of turns.  [default: taken from the clock]")
-@click.option("--jobs", type=click.IntRange(1, 64), default=None, help="Subjects checked at a time.  [default: cores]")
+@click.option(
+    "--jobs", type=click.IntRange(1, 64), default=None, help="Subjects checked at a time.  [default: cores + 1]"
+)
 @click.option(
     "--registry-port",
     type=click.IntRange(0, 65535),

@@ -20,6 +20,7 @@ import click
 from harness import __version__, paths
 from harness.arena.leftovers import await_and_remove
 from harness.cli.progress import Progress
+from harness.cli.screen import wants_colour
 from harness.engine import availability, versions
 from harness.errors import BadConfig, Interrupted, MachineError, SeatrialError, UsageError
 from harness.image.build import write_images
@@ -158,7 +159,7 @@ def _session(orders: Orders, suites: Sequence[Path], request: Request, path: Pat
     orders.write(path)
     checking = orders.phase is Phase.CHECK
     able = [subject for subject in orders.subjects if not availability(subject)]
-    jobs = min(request.jobs or os.cpu_count() or 1, len(able)) if checking else 0
+    jobs = min(request.jobs or 1 + (os.cpu_count() or 1), len(able)) if checking else 0
     options = [
         *(str(suite) for suite in suites),
         f"--rootdir={paths.suites()}",
@@ -188,7 +189,7 @@ def _report(folder: RunFolder) -> set[Outcome]:
     from harness.report.formats import render, write_all
 
     written = write_all(folder)
-    colour = click.get_text_stream("stdout").isatty() and "NO_COLOR" not in os.environ
+    colour = wants_colour()
     click.echo(render("table", [folder.path], colour=colour), color=colour)
     click.echo()
     for path in (*written, folder.path / "records.jsonl"):
