@@ -284,6 +284,8 @@ def test_what_is_not_there(daemon: Daemon) -> None:
         lambda: daemon.status("nothing"),
         lambda: daemon.start_container("nothing"),
         lambda: daemon.exec("nothing", "true"),
+        lambda: daemon.runtime.Exec(api.ExecRequest(container_id="nothing")),
+        lambda: daemon.runtime.Attach(api.AttachRequest(container_id="nothing")),
         lambda: daemon.create("nothing", IMAGE[0], ""),
         lambda: daemon.runtime.PodSandboxStatus(api.PodSandboxStatusRequest(pod_sandbox_id="nothing")),
     ):
@@ -294,7 +296,7 @@ def test_what_is_not_there(daemon: Daemon) -> None:
         daemon.pull("127.0.0.1:1/a:1")
     assert code(error) == grpc.StatusCode.UNAVAILABLE
     with pytest.raises(grpc.RpcError) as error:
-        daemon.runtime.Exec(api.ExecRequest(container_id="nothing"))
+        daemon.runtime.CheckpointContainer(api.CheckpointContainerRequest(container_id="nothing"))
     assert code(error) == grpc.StatusCode.UNIMPLEMENTED
 
 

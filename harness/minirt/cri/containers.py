@@ -324,8 +324,6 @@ def _check(config: api.ContainerConfig) -> None:
         raise InvalidArgument("the container's configuration holds a NUL character")
     if "\n" in config.metadata.name or ".." in config.log_path.split("/"):
         raise InvalidArgument("the container's name or log_path holds what it must not")
-    if config.tty:
-        raise Unsupported("terminals are not supported yet")
     if config.CDI_devices:
         raise Unsupported("CDI devices are not supported")
 

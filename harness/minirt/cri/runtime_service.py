@@ -305,6 +305,10 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer):  # type: ignore[misc,
         return api.ExecResponse(url=self._streams.exec(request))
 
     @answered
+    def Attach(self, request: Any, context: Any) -> Any:
+        return api.AttachResponse(url=self._streams.attach(request))
+
+    @answered
     def ReopenContainerLog(self, request: Any, context: Any) -> Any:
         self._containers.reopen_log(self._containers.get(request.container_id))
         return api.ReopenContainerLogResponse()

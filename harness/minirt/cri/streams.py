@@ -35,19 +35,30 @@ class Streams:
         from harness.minirt.streaming.process import executing
         from harness.minirt.streaming.session import Command
 
-        streams = _check(request)
         container = self._containers.running(request.container_id)
+        streams = _check(request)
         process = exec_process(self._containers.process(container), request.cmd, request.tty)
         begin = functools.partial(executing, self._supervisor, container.id, process, streams)
         return self._server.promise(Command("exec", streams, begin, "error executing command in container", True))
+
+    def attach(self, request: Any) -> str:
+        """The URL of a running container's own streams. Raises as `exec` does."""
+        from harness.minirt.streaming.process import attached
+        from harness.minirt.streaming.session import Command
+
+        container = self._containers.running(request.container_id)
+        streams = _check(request)
+        config = container.config
+        begin = functools.partial(
+            attached, self._supervisor, container.id, streams, takes_input=config.stdin, once=config.stdin_once
+        )
+        return self._server.promise(Command("attach", streams, begin, "error attaching to container", False))
 
 
 def _check(request: Any) -> Any:
     """The streams that are asked for. Raises `InvalidArgument` as the CRI says for Exec and Attach."""
     from harness.minirt.streaming.process import Streams as Wanted
 
-    if not request.container_id:
-        raise InvalidArgument("a container id is needed")
     if request.tty and request.stderr:
         raise InvalidArgument("a terminal has no stderr of its own: tty and stderr exclude each other")
     if not (request.stdin or request.stdout or request.stderr):

@@ -7,12 +7,12 @@ import contextlib
 import os
 import select
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from harness.minirt.container.terminal import resize
-from harness.minirt.errors import Unavailable
+from harness.minirt.errors import MinirtError, Unavailable
 from harness.minirt.streaming.channels import STDERR, STDOUT
 from harness.minirt.supervisor.client import Connection, Supervisor
 
@@ -38,6 +38,7 @@ class Process:
         """what can be read → its channel"""
         self.stdin = -1
         self.terminal = -1
+        self.when_stdin_ends: Callable[[], None] = lambda: None
         self._owned: list[int] = []
 
     def own(self, fd: int) -> int:
@@ -52,6 +53,7 @@ class Process:
             self._owned.remove(self.stdin)
             os.close(self.stdin)
         self.stdin = -1
+        self.when_stdin_ends()
 
     def resize(self, rows: int, columns: int) -> None:
         """Set the terminal's size; nothing happens where there is none."""
@@ -107,6 +109,46 @@ def executing(
             running.stdin = running.terminal if streams.stdin else -1
             running.outputs[running.terminal] = STDOUT
         yield running
+
+
+@contextlib.contextmanager
+def attached(
+    supervisor: Supervisor, container_id: str, streams: Streams, *, takes_input: bool, once: bool
+) -> Iterator[Process]:
+    """Follow a container's own streams. `once`: its stdin ends when the first who wrote to it does."""
+    with contextlib.ExitStack() as theirs, contextlib.ExitStack() as stack:
+        entrance, far = socket.socketpair()
+        stack.callback(entrance.close)
+        ends = [_lend(theirs, far.detach())]
+        ours: dict[int, str] = {}
+        for wanted, name in ((streams.stdout, STDOUT), (streams.stderr and not streams.tty, STDERR)):
+            if wanted:
+                reading, writing = os.pipe2(os.O_CLOEXEC)
+                ends.append(_lend(theirs, writing))
+                ours[reading] = name
+                stack.callback(_close_if, ours, reading)
+        request = supervisor.begin("attach", ends, id=container_id, outputs=list(ours.values()))
+        connection: Connection = stack.enter_context(request)
+        theirs.close()
+        if once and takes_input and streams.stdin:
+            stack.callback(_close_stdin, supervisor, container_id)
+        running = Process(connection, outputs_end=True)
+        stack.callback(running.close)
+        for reading, name in list(ours.items()):
+            running.outputs[running.own(reading)] = name
+            del ours[reading]
+        if (found := receive_descriptor(entrance)) >= 0:
+            running.own(found)
+            running.terminal = found if streams.tty else -1
+            running.stdin = found if takes_input and streams.stdin else -1
+            if once:
+                running.when_stdin_ends = lambda: _close_stdin(supervisor, container_id)
+        yield running
+
+
+def _close_stdin(supervisor: Supervisor, container_id: str) -> None:
+    with contextlib.suppress(MinirtError):  # it has ended, or been removed
+        supervisor.call("close stdin", id=container_id)
 
 
 def _lend(stack: contextlib.ExitStack, fd: int) -> int:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from harness.minirt.container.cgroup import Cgroup
+    from harness.minirt.supervisor.attachment import Attachment
     from harness.minirt.supervisor.loop import Loop, Timer
 
 _READ_BYTES = 1 << 16
@@ -61,6 +62,10 @@ class Container:
         self.pid = 0
         self.pidfd = -1
         self.stdin = -1
+        """the end of a pipe to write to, or -1"""
+        self.terminal = -1
+        """the master of its terminal, or -1"""
+        self.attachments: list[Attachment] = []
         self.started_ns = 0
         self.finished_ns = 0
         self.exit_code = 0
@@ -69,12 +74,19 @@ class Container:
         """linux.seccomp, which further processes get too"""
         self._loop = loop
         self._streams: dict[int, Stream] = {}
+        self._held: set[int] = set()
+        """outputs that are not read until who follows them has caught up"""
         self._waiting: list[Callable[[dict[str, Any]], None]] = []
         self._timer: Timer | None = None
 
     @property
     def running(self) -> bool:
         return self.pidfd >= 0
+
+    @property
+    def has_output(self) -> bool:
+        """Whether any of its output is read here."""
+        return bool(self._streams)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -87,18 +99,42 @@ class Container:
             "oom_killed": self.oom_killed,
         }
 
-    def watch(self, pid: int, pidfd: int, stdin: int, outputs: dict[int, str]) -> None:
+    def watch(self, pid: int, pidfd: int, outputs: dict[int, str]) -> None:
         """Look after a process that has just been started. The descriptors are the container's from now on.
 
-        `stdin`: the end of a pipe to write to, or -1; `outputs`: ends to read from → the name of their stream.
+        `outputs`: ends to read from → the name of their stream.
         """
-        self.pid, self.pidfd, self.stdin = pid, pidfd, stdin
+        self.pid, self.pidfd = pid, pidfd
         self.started_ns = time.time_ns()
         self._loop.add(pidfd, self._ended)
         for fd, name in outputs.items():
             os.set_blocking(fd, False)
             self._streams[fd] = Stream(self.log, name)
             self._loop.add(fd, self._pumping(fd))
+
+    def attach(self, attachment: Attachment) -> None:
+        """Have somebody follow the output from now on; `detach` or the container's end ends it."""
+        self.attachments.append(attachment)
+
+    def detach(self, attachment: Attachment) -> None:
+        """Let go of who followed the output."""
+        attachment.close()
+        if attachment in self.attachments:
+            self.attachments.remove(attachment)
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Read on from outputs for which nobody needs to be waited for any more."""
+        for fd in list(self._held):
+            if not any(attachment.is_full(self._streams[fd].name) for attachment in self.attachments):
+                self._held.discard(fd)
+                self._loop.add(fd, self._pumping(fd))
+
+    def close_stdin(self) -> None:
+        """Let the container read the end of its input; nothing happens where that has been."""
+        if self.stdin >= 0:
+            os.close(self.stdin)
+            self.stdin = -1
 
     def when_ended(self, call: Callable[[dict[str, Any]], None]) -> None:
         """Call `call` with the facts once the container has ended: at once, if it has."""
@@ -138,15 +174,24 @@ class Container:
         except OSError:  # EIO: the last process let go of a terminal
             data = b""
         if data:
-            self._streams[fd].feed(data, time.time_ns())
+            stream = self._streams[fd]
+            stream.feed(data, time.time_ns())
+            for attachment in self.attachments:
+                attachment.feed(stream.name, data)
+                if attachment.is_full(stream.name) and fd not in self._held:
+                    self._held.add(fd)
+                    self._loop.remove(fd)
             return True
         self._close_stream(fd)
         return False
 
     def _close_stream(self, fd: int) -> None:
         self._loop.remove(fd)
+        self._held.discard(fd)
         self._streams.pop(fd).finish(time.time_ns())
         os.close(fd)
+        if fd == self.terminal:
+            self.terminal = -1
 
     def _ended(self) -> None:
         self._loop.remove(self.pidfd)
@@ -164,10 +209,12 @@ class Container:
             self._timer.cancel()
         os.close(self.pidfd)
         self.pidfd = -1
-        if self.stdin >= 0:
-            os.close(self.stdin)
-            self.stdin = -1
+        self.close_stdin()
         self._record()
+        attachments, self.attachments = self.attachments, []
+        for attachment in attachments:
+            attachment.finish()
+            attachment.ended(self.facts)
         waiting, self._waiting = self._waiting, []
         for call in waiting:
             call(self.facts)

@@ -55,10 +55,11 @@ class LogFile:
 class Stream:
     """One of the two streams of a container on its way into the log."""
 
-    __slots__ = ("_file", "_name", "_rest")
+    __slots__ = ("_file", "_name", "_rest", "name")
 
     def __init__(self, file: LogFile, name: str) -> None:
         self._file = file
+        self.name = name
         self._name = name.encode()
         self._rest = b""
 

@@ -19,10 +19,12 @@ from harness.minirt.container.reader import Reader
 from harness.minirt.container.spec import parse_process, parse_spec
 from harness.minirt.errors import AlreadyExists, CgroupError, InvalidArgument, MinirtError, NotFound, WrongState
 from harness.minirt.supervisor import pod
+from harness.minirt.supervisor.attachment import Attachment
 from harness.minirt.supervisor.container import Container, reap
 from harness.minirt.supervisor.execution import Execution
 from harness.minirt.supervisor.log import LogFile, timestamp
 from harness.minirt.supervisor.protocol import VERSION, Inbox, ProtocolError, frame
+from harness.minirt.supervisor.stdio import Stdio, send_descriptor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -99,7 +101,7 @@ class Server:
                 continue
             container = Container(self._loop, known.id, folder, known.cgroup, LogFile(""))
             container.seccomp = known.seccomp
-            container.watch(known.pid, pidfd, -1, {})
+            container.watch(known.pid, pidfd, {})
             container.started_ns = os.stat(f"{folder}/state.json").st_mtime_ns
             self._containers[known.id] = container
             container.when_ended(self._tell_end)
@@ -243,27 +245,23 @@ class Server:
         )
         log = LogFile(message["log"])
         container = Container(self._loop, id, folder, plan.cgroup, log)
-        ends: list[int] = []
+        stdio = Stdio(spec.process is not None and spec.process.terminal, message["stdin"])
         try:
-            stdin, feed = (_pipe(ends)) if message["stdin"] else (_open_null(ends), -1)
-            out, stdout = _pipe(ends)
-            err, stderr = _pipe(ends)
-            launched = launch(plan, stdin=stdin, stdout=stdout, stderr=stderr)
+            launched = stdio.give_to(
+                lambda ends, console: launch(plan, stdin=ends[0], stdout=ends[1], stderr=ends[2], console=console)
+            )
         except BaseException:
-            for fd in ends:
-                os.close(fd)
+            stdio.close()
             log.close()
             raise
-        for fd in (stdin, stdout, stderr):
-            os.close(fd)
-        os.set_blocking(feed, False) if feed >= 0 else None
         try:
             states.save(folder, _remembered(id, folder, spec, plan.cgroup, launched.pid))
         except OSError as error:
             # Its own command line will not know it; what matters is that it is looked after.
             print(f"container {id}: its state could not be written: {error}", flush=True)
         container.seccomp = spec.seccomp
-        container.watch(launched.pid, launched.pidfd, feed, {out: "stdout", err: "stderr"})
+        container.stdin, container.terminal = stdio.feed, stdio.terminal
+        container.watch(launched.pid, launched.pidfd, stdio.outputs)
         self._containers[id] = container
         container.when_ended(self._tell_end)
         return container.facts
@@ -337,6 +335,37 @@ class Server:
             seccomp_profile=container.seccomp,
             seccomp_cache=f"{self._state}/seccomp",
         )
+
+    def _attach(self, peer: Peer, message: dict[str, Any], fds: list[int]) -> None:
+        """Copy the streams named in ``outputs`` to descriptors; answers when the container has ended.
+
+        The first descriptor is a socket over which what the container reads from is sent: its terminal, or a pipe; nothing
+        where it reads nothing. The others are pipes, one for each name.
+        """
+        container = self._get(message["id"])
+        if not container.running:
+            raise WrongState(f"container {container.id} is not running")
+        names: list[str] = message["outputs"]
+        if len(fds) != 1 + len(names) or not set(names) <= {"stdout", "stderr"}:
+            raise InvalidArgument("attach needs a socket, and a pipe for each output")
+        if not container.has_output:
+            raise WrongState(f"the output of container {container.id} is lost: its supervisor was killed")
+        entrance = container.terminal if container.terminal >= 0 else container.stdin
+        if entrance >= 0:
+            send_descriptor(fds[0], entrance)
+
+        def ended(facts: dict[str, Any]) -> None:
+            peer.on_close = None
+            self._say(peer, {"result": facts})
+
+        pipes = {name: os.dup(fd) for name, fd in zip(names, fds[1:], strict=True)}
+        attachment = Attachment(self._loop, pipes, container.let_go, ended)
+        container.attach(attachment)
+        peer.on_close = lambda: container.detach(attachment)
+
+    def _close_stdin(self, peer: Peer, message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+        self._get(message["id"]).close_stdin()
+        return {}
 
     def _reopen_log(self, peer: Peer, message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
         container = self._get(message["id"])
@@ -417,18 +446,6 @@ def _plain(id: str) -> str:
     return id
 
 
-def _pipe(ends: list[int]) -> tuple[int, int]:
-    pair = os.pipe2(os.O_CLOEXEC)
-    ends += pair
-    return pair
-
-
-def _open_null(ends: list[int]) -> int:
-    fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    ends.append(fd)
-    return fd
-
-
 _HANDLERS: dict[str, Any] = {
     "hello": Server._hello,
     "subscribe": Server._subscribe,
@@ -438,6 +455,8 @@ _HANDLERS: dict[str, Any] = {
     "stop": Server._stop,
     "forget": Server._forget,
     "exec": Server._exec,
+    "attach": Server._attach,
+    "close stdin": Server._close_stdin,
     "reopen log": Server._reopen_log,
     "kill all": Server._kill_all,
     "shut down": Server._shut_down,
