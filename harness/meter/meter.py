@@ -10,7 +10,7 @@ from typing import Self
 from harness.linux.cgroups import Layout, path_of
 from harness.meter.gauge import Gauge
 from harness.meter.null import NullGauge
-from harness.meter.processes import PROC, read_total_pss
+from harness.meter.processes import PROC, read_file_alone, read_total_pss
 from harness.meter.v1 import V1Gauge
 from harness.meter.v2 import V2Gauge
 from harness.model.record import Cpu, Memory
@@ -47,13 +47,18 @@ class Meter:
         """CPU time spent so far."""
         return Cpu(self._engine.cpu_ns(), self._client.cpu_ns(), self._pods.cpu_ns())
 
-    def memory(self, detail: bool = False) -> Memory:
-        """What is held now. `detail` adds the engine's processes and their proportional set sizes (about 1 ms each)."""
+    def memory(self, detail: bool = False, alone: bool = False) -> Memory:
+        """What is held now.
+
+        `detail` adds the engine's processes and their proportional set sizes (about 1 ms each), `alone` also the files
+        that they map, as if nobody else did (some more).
+        """
         engine = self._engine.memory()
-        pss = processes = None
+        pss = processes = file_alone = None
         if detail:
             pids = self._engine.pids()
             processes = len(pids) or None
+            file_alone = read_file_alone(pids, self._proc) if alone else None
             try:
                 pss = read_total_pss(pids, self._proc)
             except PermissionError as error:
@@ -68,6 +73,7 @@ class Meter:
             file=engine.file,
             pss_anon=pss.anon if pss else None,
             pss_file=pss.file if pss else None,
+            file_alone=file_alone,
             processes=processes,
         )
 

@@ -50,7 +50,8 @@ class Memory:
     """Memory in bytes at the end of a step.
 
     `engine` is the headline of the engine's cgroup: anon + shmem + unreclaimable slab + kernel stacks + page tables;
-    the parts follow. `pss_anon` and `pss_file` are sums over the engine's processes, `processes` their number.
+    the parts follow. `pss_anon` and `pss_file` are sums over the engine's processes, `processes` their number; `file_alone` is what
+    `pss_file` would be if no other engine mapped the same files.
     """
 
     engine: int | None = None
@@ -62,6 +63,7 @@ class Memory:
     file: int | None = None
     pss_anon: int | None = None
     pss_file: int | None = None
+    file_alone: int | None = None
     processes: int | None = None
 
 
@@ -143,8 +145,6 @@ class Run:
     """in the order of the report"""
     notes: tuple[str, ...] = ()
     """values that could not be had, and why; anything that a reader of the figures has to know"""
-    baselines: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """by subject: memory and processes of the engine, idle and with pods (see `harness.session`)"""
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""

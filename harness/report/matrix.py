@@ -105,7 +105,7 @@ class Held:
     slab: float | None = None
     file: float | None = None
     pss: float | None = None
-    """proportional set sizes of its processes, anonymous and file-backed"""
+    """anonymous memory of its processes, and the files they map, each counted once: their PSS if no other engine ran"""
     processes: float | None = None
 
 

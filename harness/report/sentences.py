@@ -87,7 +87,7 @@ def describe_figures(matrix: Matrix) -> list[str]:
         if pod.cpu_ms is not None:
             parts.append(f"CPU {number(pod.cpu_ms)} ms{_ratio(pod.cpu_ratio)}")
         if pod.pss is not None:
-            parts.append(f"engine PSS {megabytes(pod.pss)} MB{_ratio(pod.pss_ratio)}")
+            parts.append(f"engine PSS by itself {megabytes(pod.pss)} MB{_ratio(pod.pss_ratio)}")
         lines.append(f"One pod, eight calls, host network: {pod.name}: {', '.join(parts)}.")
     if any(pod.wall_ratio is not None for pod in matrix.pods):
         lines[-1] += f" ×: times {REFERENCE} in the same run."

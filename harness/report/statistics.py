@@ -91,7 +91,7 @@ def _samples(records: pandas.DataFrame) -> pandas.DataFrame:
     ].copy()
     measured = measured.astype(dict.fromkeys(NUMBERS, "float64"))
     measured["cpu_ns"] = measured[["cpu_engine_ns", "cpu_client_ns", "cpu_pods_ns"]].sum(axis=1, min_count=1)
-    measured["memory_pss"] = measured["memory_pss_anon"] + measured["memory_pss_file"]
+    measured["memory_pss"] = measured["memory_pss_anon"] + measured["memory_file_alone"]
     return measured
 
 

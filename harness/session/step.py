@@ -79,7 +79,7 @@ class Stepper:
         closed_ns, closed_cpu_ns = self.clock.monotonic_ns(), self.clock.thread_cpu_ns()
         after = self._settled(after)
         rpcs, execs = tally.rpcs - rpcs, tally.execs - execs
-        memory = self.meter.memory(detail=True)
+        memory = self.meter.memory(detail=True, alone=operation is Operation.START)
         wrong = postcondition(result)
         if wrong:
             self.failures.append(f"{operation}: {wrong}")

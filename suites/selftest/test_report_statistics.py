@@ -132,7 +132,10 @@ def test_memory_of_the_engine() -> None:
     held = (
         matrix(
             *(
-                sample(1, memory_bytes=Memory(engine=size, anon=size - 1, pss_anon=5, pss_file=2, processes=3))
+                sample(
+                    1,
+                    memory_bytes=Memory(engine=size, anon=size - 1, pss_anon=5, pss_file=2, file_alone=2, processes=3),
+                )
                 for size in (10, 40, 20)
             )
         )
@@ -197,7 +200,7 @@ def test_client_tax() -> None:
 
 
 def pod(subject: str, wall_ms: float) -> list[Record]:
-    memory = Memory(pss_anon=int(wall_ms), pss_file=0)
+    memory = Memory(pss_anon=int(wall_ms), file_alone=0)
     return [sample(wall_ms, subject, call, cpu_ns=Cpu(engine=MS), memory_bytes=memory) for call in POD_CALLS]
 
 
