@@ -48,7 +48,7 @@ def render_table(matrix: Matrix, *, colour: bool = False, width: int = 160) -> s
             blocks.append("\n".join([title, *(line for finding in found for line in _finding(finding, paint, width))]))
     absent = describe_absent(matrix)
     if absent:
-        blocks.append("\n".join(["What is not offered", *_wrapped(absent, width, "  ")]))
+        blocks.append("\n".join(["What is not offered, or not specified", *_wrapped(absent, width, "  ")]))
     figures = describe_figures(matrix)
     if figures:
         blocks.append("\n".join(["Figures", *_wrapped(figures, width, "  ")]))

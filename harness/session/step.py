@@ -48,6 +48,8 @@ class Stepper:
     iteration: int | None = None
     network: str = ""
     phase: Phase = Phase.MEASURE
+    resident: bool = True
+    """whether the engine stays between calls; a runtime that ends with its command holds no memory to speak of"""
     failures: list[str] = field(default_factory=list)
 
     def perform(
@@ -80,6 +82,8 @@ class Stepper:
         after = self._settled(after)
         rpcs, execs = tally.rpcs - rpcs, tally.execs - execs
         memory = self.meter.memory(detail=True, alone=operation is Operation.START)
+        if not self.resident:
+            memory = Memory(pods=memory.pods)
         wrong = postcondition(result)
         if wrong:
             self.failures.append(f"{operation}: {wrong}")

@@ -67,7 +67,10 @@ class Trial:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of this subject's figures has to know."""
-        return tuple(f"{self.subject.name}: {note}" for note in (*self.engine.notes, *self.meter.notes))
+        notes = [*self.engine.notes, *self.meter.notes]
+        if not self.steps.resident:
+            notes.append("no memory of the engine: an OCI runtime ends with its command")
+        return tuple(f"{self.subject.name}: {note}" for note in notes)
 
     def image(self, name: str = IMAGE) -> str:
         """The reference by which this engine pulls a test image."""
@@ -245,6 +248,7 @@ def open_trial(
         trial = Trial(
             subject, arena, engine, client, meter, witness, Stepper(subject, client, meter, recorder), address
         )
+        trial.steps.resident = subject.engine != "none"
         stack.callback(trial.close)
         yield trial
 
