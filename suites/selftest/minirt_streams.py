@@ -6,8 +6,19 @@ import json
 import socket
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
+
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import (
+    AcceptConnection,
+    BytesMessage,
+    CloseConnection,
+    Event,
+    Pong,
+    RejectConnection,
+    Request,
+)
 
 from harness.minirt.streaming.frames import Data, GoAway, Ping, Reader, Reset, SynReply, Writer
 
@@ -111,6 +122,79 @@ class SpdyClient:
         self.socket.settimeout(TIMEOUT_S)
         while data := self.socket.recv(1 << 16):
             self._take(data)
+        return json.loads(self.received["error"]) if self.received["error"] else {}
+
+    def text(self, name: str = "stdout") -> str:
+        return self.received[name].decode()
+
+
+class WebSocketClient:
+    """One WebSocket, with the channels of a command, or with whatever messages there are."""
+
+    NUMBERS: ClassVar[dict[str, int]] = {"stdin": 0, "stdout": 1, "stderr": 2, "error": 3, "resize": 4}
+
+    def __init__(self, url: str, offered: tuple[str, ...] = ("v5.channel.k8s.io",)) -> None:
+        self.socket, path = connect(url)
+        self._protocol = WSConnection(ConnectionType.CLIENT)
+        self.socket.sendall(self._protocol.send(Request(host="x", target=path, subprotocols=list(offered))))
+        self.received = {name: bytearray() for name in self.NUMBERS}
+        self.messages: list[bytes] = []
+        self.pongs: list[bytes] = []
+        self.closed: int | None = None
+        self.subprotocol: str | None = None
+        self._part = bytearray()
+        self.read_until(lambda: self.subprotocol is not None)
+
+    def __enter__(self) -> WebSocketClient:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.socket.close()
+
+    def send(self, name: str, data: bytes) -> None:
+        self.send_message(bytes([self.NUMBERS[name]]) + data)
+
+    def send_message(self, data: bytes) -> None:
+        self.socket.sendall(self._protocol.send(BytesMessage(data=data)))
+
+    def send_event(self, event: Event) -> None:
+        self.socket.sendall(self._protocol.send(event))
+
+    def end(self, name: str) -> None:
+        self.send_message(bytes([255, self.NUMBERS[name]]))
+
+    def _take(self, data: bytes) -> None:
+        self._protocol.receive_data(data)
+        for event in self._protocol.events():
+            match event:
+                case AcceptConnection(subprotocol=subprotocol):
+                    self.subprotocol = subprotocol or ""
+                case RejectConnection(status_code=status):
+                    raise AssertionError(f"the server refused: {status}")
+                case BytesMessage(data=piece, message_finished=last):
+                    self._part += piece
+                    if last:
+                        message, self._part = bytes(self._part), bytearray()
+                        self.messages.append(message)
+                        names = [name for name, number in self.NUMBERS.items() if message[:1] == bytes([number])]
+                        for name in names:
+                            self.received[name] += message[1:]
+                case Pong(payload=payload):
+                    self.pongs.append(bytes(payload))
+                case CloseConnection(code=code):
+                    self.closed = code
+
+    def read_until(self, done: Callable[[], bool]) -> None:
+        """Receive until `done`."""
+        self.socket.settimeout(TIMEOUT_S)
+        while not done():
+            data = self.socket.recv(1 << 16)
+            assert data, f"the server hung up; so far {self.received}"
+            self._take(data)
+
+    def read_to_end(self) -> dict[str, Any]:
+        """Receive until the server has closed the WebSocket; the status that it said before."""
+        self.read_until(lambda: self.closed is not None)
         return json.loads(self.received["error"]) if self.received["error"] else {}
 
     def text(self, name: str = "stdout") -> str:

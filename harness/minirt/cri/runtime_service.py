@@ -51,7 +51,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer):  # type: ignore[misc,
         self._networks = networks
         self._supervisor = supervisor
         self._layout = layout
-        self._streams = Streams(containers, supervisor, streaming)
+        self._streams = Streams(pods, containers, supervisor, streaming)
         self._runtime_problem = runtime_problem
 
     # -- the runtime itself --------------------------------------------------------------------------------------------
@@ -307,6 +307,10 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer):  # type: ignore[misc,
     @answered
     def Attach(self, request: Any, context: Any) -> Any:
         return api.AttachResponse(url=self._streams.attach(request))
+
+    @answered
+    def PortForward(self, request: Any, context: Any) -> Any:
+        return api.PortForwardResponse(url=self._streams.port_forward(request))
 
     @answered
     def ReopenContainerLog(self, request: Any, context: Any) -> Any:

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.minirt.cri.containers import Containers
-from harness.minirt.errors import InvalidArgument
+from harness.minirt.cri.pods import Pods
+from harness.minirt.errors import InvalidArgument, WrongState
 from harness.minirt.streaming.server import StreamingServer
 from harness.minirt.supervisor.client import Supervisor
 
@@ -25,7 +26,8 @@ def exec_process(process: Mapping[str, Any], words: Sequence[str], tty: bool) ->
 class Streams:
     """What the calls that answer a URL do. Modules of streams are loaded with the first of them."""
 
-    def __init__(self, containers: Containers, supervisor: Supervisor, server: StreamingServer) -> None:
+    def __init__(self, pods: Pods, containers: Containers, supervisor: Supervisor, server: StreamingServer) -> None:
+        self._pods = pods
         self._containers = containers
         self._supervisor = supervisor
         self._server = server
@@ -53,6 +55,15 @@ class Streams:
             attached, self._supervisor, container.id, streams, takes_input=config.stdin, once=config.stdin_once
         )
         return self._server.promise(Command("attach", streams, begin, "error attaching to container", False))
+
+    def port_forward(self, request: Any) -> str:
+        """The URL of connections to ports on a pod's localhost. Raises `NotFound`, `WrongState`."""
+        from harness.minirt.streaming.session import Forward
+
+        pod = self._pods.get(request.pod_sandbox_id)
+        if not pod.ready:
+            raise WrongState(f"pod sandbox {pod.id} is not ready")
+        return self._server.promise(Forward(self._pods.netns(pod)))
 
 
 def _check(request: Any) -> Any:

@@ -16,7 +16,7 @@ from harness.minirt.errors import Unavailable, UsageError
 from harness.minirt.streaming.tokens import Tokens
 
 if TYPE_CHECKING:
-    from harness.minirt.streaming.session import Command
+    from harness.minirt.streaming.session import Grant
 
 MOST_CONNECTIONS: Final = 256
 """at a time; further ones are hung up on"""
@@ -47,19 +47,19 @@ class StreamingServer:
             raise Unavailable(f"streams cannot be served on {address}: {error}") from error
         shown = f"[{target[0]}]" if family == socket.AF_INET6 else target[0]
         self.base = f"http://{shown}:{self._socket.getsockname()[1]}"
-        self._tokens: Tokens[Command] = Tokens()
+        self._tokens: Tokens[Grant] = Tokens()
         self._lock = threading.Lock()
         self._listening = False
         self._closed = threading.Event()
         self._places = threading.BoundedSemaphore(MOST_CONNECTIONS)
 
-    def promise(self, command: Command) -> str:
-        """The URL at which, once and soon, the streams of `command` are. Raises `Unavailable`."""
+    def promise(self, grant: Grant) -> str:
+        """The URL at which, once and soon, the streams of `grant` are. Raises `Unavailable`."""
         with self._lock:
             if not self._listening:
                 threading.Thread(target=self._listen, name="streams", daemon=True).start()
                 self._listening = True
-        return f"{self.base}/{command.kind}/{self._tokens.add(command)}"
+        return f"{self.base}/{grant.kind}/{self._tokens.add(grant)}"
 
     def close(self) -> None:
         """Take no more connections. Those that there are end with the daemon."""

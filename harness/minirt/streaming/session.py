@@ -11,7 +11,7 @@ from typing import Final
 
 from harness.minirt.errors import MinirtError
 from harness.minirt.streaming import status
-from harness.minirt.streaming.channels import ERROR, RESIZE, STDERR, STDIN, STDOUT
+from harness.minirt.streaming.channels import ERROR, RESIZE, STDERR, STDIN, STDOUT, Channels
 from harness.minirt.streaming.command import Client, carry
 from harness.minirt.streaming.frames import ProtocolError
 from harness.minirt.streaming.process import Process, Streams
@@ -20,6 +20,7 @@ from harness.minirt.streaming.tokens import Tokens
 from harness.minirt.streaming.upgrade import Refusal, Upgrade, refuse
 
 SPDY: Final = "spdy/3.1"
+WEBSOCKET: Final = "websocket"
 PROTOCOL_HEADER: Final = "x-stream-protocol-version"
 PROTOCOLS: Final = ("v4.channel.k8s.io", "v3.channel.k8s.io", "v2.channel.k8s.io", "channel.k8s.io")
 """of commands over SPDY, the best first"""
@@ -40,7 +41,18 @@ class Command:
     """whether the client learns the exit code"""
 
 
-def serve(connection: socket.socket, tokens: Tokens[Command]) -> None:
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """What a token of PortForward stands for: a network namespace by its path, "" for the machine's own."""
+
+    netns: str
+    kind: str = "portforward"
+
+
+Grant = Command | Forward
+
+
+def serve(connection: socket.socket, tokens: Tokens[Grant]) -> None:
     """Serve one connection; it stays its owner's. Raises `OSError` and `ProtocolError` where the client is to blame."""
     try:
         upgrade = Upgrade(connection)
@@ -50,9 +62,12 @@ def serve(connection: socket.socket, tokens: Tokens[Command]) -> None:
             raise Refusal(HTTPStatus.NOT_FOUND, "there is no such stream, or not any more")
         if upgrade.method not in ("GET", "POST"):
             raise Refusal(HTTPStatus.METHOD_NOT_ALLOWED, "only GET and POST can be upgraded", [("allow", "GET, POST")])
-        if upgrade.protocol != SPDY:
-            raise Refusal(HTTPStatus.BAD_REQUEST, f"an upgrade to {SPDY} is needed")
-        _serve_command(upgrade, grant)
+        if upgrade.protocol not in (SPDY, WEBSOCKET):
+            raise Refusal(HTTPStatus.BAD_REQUEST, f"an upgrade to {SPDY} or to {WEBSOCKET} is needed")
+        if isinstance(grant, Forward):
+            _serve_forward(upgrade, grant)
+        else:
+            _serve_command(upgrade, grant)
     except Refusal as refusal:
         refuse(connection, refusal)
 
@@ -69,10 +84,20 @@ def negotiate(offered: list[str], known: tuple[str, ...]) -> str:
 
 
 def _serve_command(upgrade: Upgrade, grant: Command) -> None:
-    protocol = negotiate(upgrade.values(PROTOCOL_HEADER), PROTOCOLS)
-    wanted = wanted_channels(grant.streams, protocol)
-    first = upgrade.switch([("connection", "Upgrade"), ("upgrade", "SPDY/3.1"), (PROTOCOL_HEADER, protocol)])
-    client = Client(upgrade.socket, SpdyChannels(wanted.__contains__), first)
+    channels: Channels
+    if upgrade.protocol == WEBSOCKET:
+        from harness.minirt.streaming import websocket
+
+        protocol = negotiate(upgrade.values(websocket.PROTOCOL_HEADER), websocket.PROTOCOLS)
+        wanted = wanted_channels(grant.streams, protocol)
+        first = websocket.accept(upgrade, protocol)
+        channels = websocket.WebSocketChannels(wanted)
+    else:
+        protocol = negotiate(upgrade.values(PROTOCOL_HEADER), PROTOCOLS)
+        wanted = wanted_channels(grant.streams, protocol)
+        first = _accept_spdy(upgrade, protocol)
+        channels = SpdyChannels(wanted.__contains__)
+    client = Client(upgrade.socket, channels, first)
     client.flush()
     if not client.wait_for(wanted, _OPENING_S):
         raise ProtocolError(f"only {', '.join(sorted(client.channels.opened))} of {', '.join(sorted(wanted))} came")
@@ -84,6 +109,26 @@ def _serve_command(upgrade: Upgrade, grant: Command) -> None:
     else:
         verdict = status.of_exit(result["exit_code"] if grant.tells_exit else 0)
     client.finish(protocol, verdict)
+
+
+def _serve_forward(upgrade: Upgrade, grant: Forward) -> None:
+    from harness.minirt.streaming import forward
+
+    wire: forward.Wire
+    if upgrade.protocol == WEBSOCKET:
+        from harness.minirt.streaming import websocket
+
+        protocol = negotiate(upgrade.values(websocket.PROTOCOL_HEADER), (f"SPDY/3.1+{forward.PROTOCOL}",))
+        first = websocket.accept(upgrade, protocol)
+        wire = forward.Tunnel()
+    else:
+        first = _accept_spdy(upgrade, negotiate(upgrade.values(PROTOCOL_HEADER), (forward.PROTOCOL,)))
+        wire = forward.PlainWire()
+    forward.Forwarder(upgrade.socket, wire, grant.netns).run(first)
+
+
+def _accept_spdy(upgrade: Upgrade, protocol: str) -> bytes:
+    return upgrade.switch([("connection", "Upgrade"), ("upgrade", "SPDY/3.1"), (PROTOCOL_HEADER, protocol)])
 
 
 def wanted_channels(streams: Streams, protocol: str) -> frozenset[str]:
