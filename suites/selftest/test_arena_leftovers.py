@@ -15,6 +15,9 @@ from arena_traces import fresh_run, processes, traces
 from harness.arena import Arena, leftovers
 from harness.clock import wait_until
 
+pytestmark = pytest.mark.xdist_group("leftovers")
+"""``seatrial clean``, tried elsewhere, would remove what these tests leave on purpose"""
+
 VICTIM = """
 import sys, time
 from harness.arena import Arena

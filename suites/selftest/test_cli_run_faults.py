@@ -167,6 +167,7 @@ def test_two_runs_at_once_both_work(tmp_path: Path) -> None:
         assert two.wait(180) == 0, (tmp_path / "two" / "err").read_text()
 
 
+@pytest.mark.xdist_group("leftovers")
 def test_clean_removes_what_a_killed_run_left(tmp_path: Path) -> None:
     """SIGKILL of the harness and of all that it started (as in a power loss): `seatrial clean` leaves nothing of it."""
     with running(tmp_path, "--jobs", "1", "oci:runc") as process:
