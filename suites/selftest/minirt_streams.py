@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import time
@@ -116,6 +117,12 @@ class SpdyClient:
             data = self.socket.recv(1 << 16)
             assert data, f"the server hung up; so far {self.received}"
             self._take(data)
+
+    def read_for(self, seconds: float) -> None:
+        """Receive once, if something comes in `seconds`."""
+        self.socket.settimeout(seconds)
+        with contextlib.suppress(TimeoutError):
+            self._take(self.socket.recv(1 << 16))
 
     def read_to_end(self) -> dict[str, Any]:
         """Receive until the server hangs up; the status that it said before."""

@@ -17,6 +17,7 @@ import pytest
 from cri_api.v1 import api_pb2 as api
 from minirt_daemon import CGROUP, Daemon, running
 from minirt_registry import busybox_layer, serving_registry
+from minirt_streams import SpdyClient
 
 from harness.clock import wait_until
 from harness.linux import syscalls
@@ -526,6 +527,9 @@ def test_containers_of_a_supervisor_that_was_killed_are_taken_over(tmp_path: Pat
         daemon.start()
         assert daemon.status(id).state == api.CONTAINER_RUNNING
         assert daemon.exec(id, "echo", "here").stdout == b"here\n"
+        url = daemon.runtime.Attach(api.AttachRequest(container_id=id, stdout=True)).url
+        with SpdyClient(url, ("error", "stdout")) as client:
+            assert "its supervisor was killed" in client.read_to_end()["message"]
         daemon.stop(id, 1)
         assert daemon.status(id).state == api.CONTAINER_EXITED
         assert cgroups_of(id) == []

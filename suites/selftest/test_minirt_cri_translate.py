@@ -266,6 +266,7 @@ def test_options(tmp_path: Path) -> None:
         ["--root", "relative"],
         ["--listen", "tcp://x"],
         ["--log-level", "loud"],
+        ["--streaming-address", "nowhere"],
         ["word"],
     ):
         with pytest.raises(UsageError):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.minirt.errors import UsageError
+from harness.minirt.streaming.server import parse_address
 
 DEFAULT_LISTEN = "unix:///run/minirt/minirt.sock"
 
@@ -95,6 +96,10 @@ def check(options: Options) -> Options:
     for name in ("root", "state", "cgroup_parent"):
         if not getattr(options, name).startswith("/"):
             raise UsageError(f"--{name.replace('_', '-')} {getattr(options, name)!r}: an absolute path is needed")
+    try:
+        parse_address(options.streaming_address)
+    except UsageError as error:
+        raise UsageError(f"--streaming-address: {error}") from None
     if options.log_level not in ("debug", "info", "warning", "error"):
         raise UsageError(f"--log-level {options.log_level!r}: one of debug, info, warning, error is needed")
     return options

@@ -21,7 +21,7 @@ from harness.minirt.streaming.channels import ERROR, STDERR, STDOUT, Arrived, Ch
 from harness.minirt.streaming.frames import ProtocolError
 from harness.minirt.streaming.process import Process
 
-HIGH_BYTES: Final = 1 << 20
+HIGH_BYTES: Final = 256 << 10
 """that wait to go one way, before what makes more of them is not read any more"""
 _READ_BYTES: Final = 64 << 10
 _MOST_ROUNDS: Final = 16

@@ -27,7 +27,7 @@ from harness.minirt.streaming.spdy import (
 from harness.minirt.streaming.websocket import Messages
 
 PROTOCOL: Final = "portforward.k8s.io"
-HIGH_BYTES: Final = 1 << 20
+HIGH_BYTES: Final = 256 << 10
 _READ_BYTES: Final = 64 << 10
 _LOST = select.POLLHUP | select.POLLERR
 _ADDRESSES: Final = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))

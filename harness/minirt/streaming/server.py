@@ -7,17 +7,18 @@ Each connection then has a thread of its own, for as long as it lasts.
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 import threading
 from typing import TYPE_CHECKING, Final
 
-from harness.minirt.cri import log
 from harness.minirt.errors import Unavailable, UsageError
 from harness.minirt.streaming.tokens import Tokens
 
 if TYPE_CHECKING:
     from harness.minirt.streaming.session import Grant
 
+_LOGGER = logging.getLogger("minirt.streams")
 MOST_CONNECTIONS: Final = 256
 """at a time; further ones are hung up on"""
 _BACKLOG: Final = 64
@@ -75,7 +76,7 @@ class StreamingServer:
             except OSError as error:
                 if self._closed.is_set():
                     return
-                log.warning("a stream cannot be taken", error=error)
+                _LOGGER.warning("a stream cannot be taken: %s", error)
                 self._closed.wait(_PAUSE_S)  # out of descriptors, most likely: others give theirs back
                 continue
             if not self._places.acquire(blocking=False):
@@ -84,7 +85,7 @@ class StreamingServer:
             try:
                 threading.Thread(target=self._serve, args=(connection,), name="stream", daemon=True).start()
             except RuntimeError as error:
-                log.warning("no thread for a stream", error=error)
+                _LOGGER.warning("there is no thread for a stream: %s", error)
                 connection.close()
                 self._places.release()
 
@@ -100,6 +101,6 @@ class StreamingServer:
                     connection.setsockopt(socket.IPPROTO_TCP, option, value)
                 serve(connection, self._tokens)
         except (OSError, ProtocolError) as error:
-            log.debug("a stream was cut off", error=error)
+            _LOGGER.debug("a stream was cut off: %s", error)
         finally:
             self._places.release()

@@ -65,6 +65,8 @@ class Container:
         """the end of a pipe to write to, or -1"""
         self.terminal = -1
         """the master of its terminal, or -1"""
+        self.adopted = False
+        """whether another supervisor had started it, with which its output was lost"""
         self.attachments: list[Attachment] = []
         self.started_ns = 0
         self.finished_ns = 0
@@ -82,11 +84,6 @@ class Container:
     @property
     def running(self) -> bool:
         return self.pidfd >= 0
-
-    @property
-    def has_output(self) -> bool:
-        """Whether any of its output is read here."""
-        return bool(self._streams)
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -101,6 +101,7 @@ class Server:
                 continue
             container = Container(self._loop, known.id, folder, known.cgroup, LogFile(""))
             container.seccomp = known.seccomp
+            container.adopted = True
             container.watch(known.pid, pidfd, {})
             container.started_ns = os.stat(f"{folder}/state.json").st_mtime_ns
             self._containers[known.id] = container
@@ -348,7 +349,7 @@ class Server:
         names: list[str] = message["outputs"]
         if len(fds) != 1 + len(names) or not set(names) <= {"stdout", "stderr"}:
             raise InvalidArgument("attach needs a socket, and a pipe for each output")
-        if not container.has_output:
+        if container.adopted:
             raise WrongState(f"the output of container {container.id} is lost: its supervisor was killed")
         entrance = container.terminal if container.terminal >= 0 else container.stdin
         if entrance >= 0:
