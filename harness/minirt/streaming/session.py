@@ -104,7 +104,9 @@ def _serve_command(upgrade: Upgrade, grant: Command) -> None:
     try:
         with grant.begin() as process:
             result = carry(client, process)
-    except MinirtError as error:
+    except ConnectionError:  # the client has gone: there is nobody to tell
+        raise
+    except (MinirtError, OSError) as error:
         verdict = status.of_failure(f"{grant.failure}: {error}")
     else:
         verdict = status.of_exit(result["exit_code"] if grant.tells_exit else 0)
