@@ -90,7 +90,9 @@ def _samples(records: pandas.DataFrame) -> pandas.DataFrame:
         & records["wall_ns"].notna()
     ].copy()
     measured = measured.astype(dict.fromkeys(NUMBERS, "float64"))
-    measured["cpu_ns"] = measured[["cpu_engine_ns", "cpu_client_ns", "cpu_pods_ns"]].sum(axis=1, min_count=1)
+    # Without the engine's share a sum would only look like a cost.
+    parts = measured[["cpu_engine_ns", "cpu_client_ns", "cpu_pods_ns"]]
+    measured["cpu_ns"] = parts.sum(axis=1).where(measured["cpu_engine_ns"].notna())
     measured["memory_pss"] = measured["memory_pss_anon"] + measured["memory_file_alone"]
     return measured
 

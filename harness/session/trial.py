@@ -198,11 +198,15 @@ class Trial:
             self.client.resume(container)
 
     def close(self) -> None:
-        """Remove every container and pod that is still there."""
+        """Remove every container and pod that is still there; from an engine that is not ours the test images too."""
         for container in list(self._containers):
             self.discard(container)
         for sandbox in list(self._sandboxes):
             self.discard("", sandbox)
+        if self.subject.socket:
+            for name in (IMAGE, SPARE_IMAGE):
+                with contextlib.suppress(RuntimeRefusal):
+                    self.client.remove_image(self.image(name))
 
 
 @contextlib.contextmanager

@@ -81,11 +81,17 @@ def test_the_outcome_of_a_cell(outcomes: str, wanted: str) -> None:
     assert worst([entry.outcome for entry in records]) is Outcome(wanted)
 
 
+def test_a_sum_without_the_engines_share_is_no_cost() -> None:
+    cost = matrix(sample(10, cpu_ns=Cpu(client=0, pods=0))).rows[0].cells["start"].cost
+    assert cost is not None
+    assert (cost.wall_ms, cost.cpu_ms, cost.cpu_client_ms) == (10, None, 0)
+
+
 def test_only_measured_samples_of_good_steps_count() -> None:
     found = matrix(
-        sample(10, cpu_ns=Cpu(client=4 * MS, pods=2 * MS)),
-        sample(30, cpu_ns=Cpu(client=5 * MS, pods=0)),
-        sample(20, cpu_ns=Cpu(client=6 * MS, pods=1 * MS)),
+        sample(10, cpu_ns=Cpu(engine=MS, client=4 * MS, pods=2 * MS)),
+        sample(30, cpu_ns=Cpu(engine=MS, client=5 * MS, pods=0)),
+        sample(20, cpu_ns=Cpu(engine=MS, client=6 * MS, pods=1 * MS)),
         sample(9000, phase=Phase.CHECK, block=0),
         replace(sample(7000), outcome=Outcome.FAIL, reason="x"),
         record(),
@@ -94,8 +100,8 @@ def test_only_measured_samples_of_good_steps_count() -> None:
     assert cell.cost is not None
     assert (cell.cost.samples, cell.cost.wall_ms) == (3, 20)
     assert (cell.cost.wall_low_ms, cell.cost.wall_high_ms) == (15, 25)
-    assert cell.cost.cpu_ms == 6, "the median of sums, not the sum of medians"
-    assert (cell.cost.cpu_engine_ms, cell.cost.cpu_client_ms, cell.cost.cpu_pods_ms) == (None, 5, 1)
+    assert cell.cost.cpu_ms == 7, "the median of sums, not the sum of medians"
+    assert (cell.cost.cpu_engine_ms, cell.cost.cpu_client_ms, cell.cost.cpu_pods_ms) == (1, 5, 1)
     assert cell.outcome is Outcome.FAIL
     assert cell.apart == 1
     assert cell.tests == {Outcome.PASS: 5, Outcome.FAIL: 1}
