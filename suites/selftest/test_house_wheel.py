@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import subprocess
 import sys
 import sysconfig
@@ -91,3 +92,14 @@ def test_seatrial_examines_the_machine(bin_of: Path, tmp_path: Path) -> None:
 
 def test_minirt_is_installed_as_a_command(bin_of: Path, tmp_path: Path) -> None:
     assert " version " in output_of([str(bin_of / "minirt"), "--version"], tmp_path).splitlines()[0]
+
+
+def test_a_trial_is_held_with_nothing_but_the_wheel(bin_of: Path, tmp_path: Path) -> None:
+    """Images from the packaged fixtures, tests from the packaged suites, a report beside nobody's checkout."""
+    command = [str(bin_of / "seatrial"), "run", "--quick", "--output", str(tmp_path), "oci:runc", "--", "-k", "exec"]
+    output_of(command, tmp_path)
+    (records,) = tmp_path.glob("*/records.jsonl")
+    outcomes = {json.loads(line)["outcome"] for line in records.read_text().splitlines()}
+    assert "pass" in outcomes
+    assert outcomes <= {"pass", "n/a"}
+    assert (records.parent / "report.html").stat().st_size > 1000
