@@ -71,7 +71,9 @@ def test_ci_is_make_test() -> None:
 
 
 def test_make_help_lists_every_target_for_people() -> None:
-    listed = subprocess.run(["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stdout
+    listed = subprocess.run(
+        ["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    ).stdout
     phony = re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[0].split()
     assert {line.split()[1] for line in listed.splitlines()} == set(phony) - {"runtimes"}
 
