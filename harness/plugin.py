@@ -19,18 +19,15 @@ import pytest
 from _pytest.outcomes import Failed, Skipped  # pytest.fail.Exception and pytest.skip.Exception, with their types
 
 from harness.engine import availability
-from harness.errors import RuntimeRefusal, WaitTimeout
 from harness.model.capability import WHY_NOT
 from harness.model.lifecycle import Operation
 from harness.model.record import Outcome, Phase, Record
 from harness.model.subject import Subject
 from harness.session import Trial, open_trial
 from harness.session.orders import ORDERS, Orders
-from harness.session.step import StepFailed
+from harness.session.step import FINDINGS, StepFailed
 from harness.session.turns import Turn, take_turns
 from harness.store import RunFolder
-
-FINDINGS = (AssertionError, RuntimeRefusal, WaitTimeout, Failed)
 
 
 class NotOffered(Skipped):
@@ -191,7 +188,7 @@ def _judge(call: pytest.CallInfo[None]) -> tuple[Outcome, str]:
     if isinstance(error, Skipped):
         return Outcome.SKIP, str(error)
     words = f"{type(error).__name__}: {error}".removeprefix("AssertionError: ").removeprefix("Failed: ")
-    if isinstance(error, FINDINGS) and call.when == "call":
+    if isinstance(error, (*FINDINGS, Failed)) and call.when == "call":
         return Outcome.FAIL, words
     return Outcome.ERROR, words
 

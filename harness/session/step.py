@@ -8,13 +8,17 @@ from typing import Protocol, TypeVar
 
 from harness.client.verbs import Client
 from harness.clock import SYSTEM_CLOCK, Clock
-from harness.errors import RuntimeRefusal
+from harness.errors import RuntimeRefusal, WaitTimeout
 from harness.meter import Meter, spent
 from harness.model.lifecycle import Operation
 from harness.model.record import Cpu, Memory, Outcome, Phase, Record
 from harness.model.subject import Subject
 
 T = TypeVar("T")
+
+
+FINDINGS = (AssertionError, RuntimeRefusal, WaitTimeout)
+"""What a trial raises where the runtime is at fault; anything else is the harness' own fault."""
 
 
 class StepFailed(AssertionError):
@@ -72,9 +76,7 @@ class Stepper:
             result = call()
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
-            self._note(
-                operation, Outcome.FAIL if isinstance(error, RuntimeRefusal) else Outcome.ERROR, reason, started_ns
-            )
+            self._note(operation, Outcome.FAIL if isinstance(error, FINDINGS) else Outcome.ERROR, reason, started_ns)
             raise StepFailed(f"{operation}: {reason}") from error
         ended_ns, after_cpu_ns = self.clock.monotonic_ns(), self.clock.thread_cpu_ns()
         after = self.meter.cpu()
