@@ -6,6 +6,7 @@ its processes are found by that, in the cgroup below which the runtime was told 
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from harness.linux import cgroups
 from harness.linux.mounts import Mount, read_mounts
 
 PROC = Path("/proc")
+GONE = (errno.ENOENT, errno.ESRCH, errno.ENODEV)
+"""What the kernel says of a process or cgroup that went away while it was looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,9 @@ class Witness:
         try:
             cgroup = cgroups.cgroup_of(self.layout, "freezer", sighting.pid)
             return cgroup != "/" and cgroups.is_frozen(self.layout, cgroup)
-        except (FileNotFoundError, ProcessLookupError):
+        except OSError as error:
+            if error.errno not in GONE:
+                raise
             return False
 
     def cgroup_folders(self, sighting: Sighting) -> list[Path]:
@@ -70,7 +75,9 @@ class Witness:
             paths = {
                 controller: cgroups.cgroup_of(layout, controller, sighting.pid) for controller in layout.controllers
             }
-        except (FileNotFoundError, ProcessLookupError):
+        except OSError as error:
+            if error.errno not in GONE:
+                raise
             return []
         return sorted(
             {
