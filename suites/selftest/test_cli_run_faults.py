@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -174,10 +175,9 @@ def test_clean_removes_what_a_killed_run_left(tmp_path: Path) -> None:
         wait_until(lambda: records_of(tmp_path), 120, "a record")
         run = run_folder(tmp_path).name
         # Every process of the run stops before the first one dies, so that none can tidy up after another.
-        family = [process.pid, *_descendants(process.pid)]
-        for number in (signal.SIGSTOP, signal.SIGKILL):
-            for pid in family:
-                os.kill(pid, number)
+        for pid in _stopped_family(process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         process.wait(10)
     assert {trace for trace in traces() if run in trace}, "the killed run left nothing: there was nothing to clean"
     done = HostRunner().run([*SEATRIAL, "clean"], timeout_s=60)
@@ -188,11 +188,14 @@ def test_clean_removes_what_a_killed_run_left(tmp_path: Path) -> None:
     assert run not in again.text
 
 
-def _descendants(pid: int) -> list[int]:
-    children = [
-        int(word) for task in Path(f"/proc/{pid}/task").iterdir() for word in (task / "children").read_text().split()
-    ]
-    return [*children, *(grandchild for child in children for grandchild in _descendants(child))]
+def _stopped_family(pid: int) -> list[int]:
+    """A process and all below it, each stopped before its children are looked for; who has ended by then is left out."""
+    try:
+        os.kill(pid, signal.SIGSTOP)
+        tasks = [(task / "children").read_text().split() for task in Path(f"/proc/{pid}/task").iterdir()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return [pid, *(one for children in tasks for child in children for one in _stopped_family(int(child)))]
 
 
 def test_a_full_disk_loses_nothing_that_was_written(tmp_path: Path) -> None:
