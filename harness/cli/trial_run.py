@@ -9,7 +9,6 @@ import datetime
 import os
 import secrets
 import signal
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import click
 
 from harness import __version__, paths
 from harness.arena.leftovers import await_and_remove
+from harness.arena.scratch import open_scratch
 from harness.cli.progress import Progress
 from harness.cli.screen import wants_colour
 from harness.engine import availability, versions
@@ -87,8 +87,8 @@ def perform_run(request: Request) -> int:
     caught: KeyboardInterrupt | None = None
     pytest_failed = 0
     try:
-        with _sigterm_as_interrupt(), tempfile.TemporaryDirectory(prefix="seatrial-") as scratch:
-            blobs = Path(scratch) / "images"
+        with _sigterm_as_interrupt(), open_scratch(run_id) as scratch:
+            blobs = scratch / "images"
             run = dataclasses.replace(run, images=write_images(blobs))
             folder.update(run)
             for phase in Phase:
@@ -102,7 +102,7 @@ def perform_run(request: Request) -> int:
                     seed=run.seed,
                     port=request.registry_port,
                 )
-                pytest_failed |= _session(orders, suites, request, Path(scratch) / f"{phase}.json")
+                pytest_failed |= _session(orders, suites, request, scratch / f"{phase}.json")
     except KeyboardInterrupt as interrupt:
         caught = interrupt
     with _deaf():
