@@ -74,13 +74,17 @@ class Fleet:
         What a reader has to know of the measured ones goes into ``run.json``.
         """
         notes = [note for _, trial in self._afloat.values() for note in trial.notes]
-        if notes and self.orders.phase is Phase.MEASURE:
-            run = self.records.read().run
-            self.records.update(replace(run, notes=tuple(dict.fromkeys([*run.notes, *notes]))))
         with contextlib.ExitStack() as all_of_them:
+            if notes and self.orders.phase is Phase.MEASURE:
+                # Pushed first, hence done last: a full disk must not keep an engine afloat.
+                all_of_them.callback(self._note, notes)
             for stack, _ in self._afloat.values():
                 all_of_them.push(stack)
             self._afloat.clear()
+
+    def _note(self, notes: list[str]) -> None:
+        run = self.records.read().run
+        self.records.update(replace(run, notes=tuple(dict.fromkeys([*run.notes, *notes]))))
 
 
 _ORDERS = pytest.StashKey[Orders]()

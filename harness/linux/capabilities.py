@@ -93,19 +93,6 @@ def has(name: str) -> bool:
     return bool(syscalls.capget()[0] >> BITS[name] & 1)
 
 
-def read_bounding() -> int:
-    """The calling thread's bounding set."""
-    mask = bit = 0
-    while True:
-        try:
-            mask |= syscalls.prctl(syscalls.PR_CAPBSET_READ, bit) << bit
-        except OSError as error:
-            if error.errno == errno.EINVAL:
-                return mask
-            raise
-        bit += 1
-
-
 def set_bounding(keep: int) -> None:
     """Drop everything from the bounding set that is not in `keep`. Needs CAP_SETPCAP where something is dropped."""
     for bit in range(64):

@@ -33,11 +33,6 @@ def namespace_path(pid: int | str, kind: str) -> str:
     return f"/proc/{pid}/ns/{kind}"
 
 
-def open_namespace(pid: int | str, kind: str) -> int:
-    """A close-on-exec descriptor of a process's namespace. The caller closes it."""
-    return os.open(namespace_path(pid, kind), os.O_RDONLY | os.O_CLOEXEC)
-
-
 def identity(pid: int | str, kind: str) -> tuple[int, int]:
     """``(device, inode)`` of a process's namespace: equal for two processes in the same one."""
     status = os.stat(namespace_path(pid, kind))
@@ -48,11 +43,6 @@ def enter(fds: Iterable[int]) -> None:
     """Enter namespaces by descriptor, in the order given (a pid namespace concerns children only)."""
     for fd in fds:
         syscalls.setns(fd)
-
-
-def enter_process(pidfd: int, kinds: Iterable[str]) -> None:
-    """Enter several namespaces of the process behind a pidfd at once; either all or none (kernel 5.8)."""
-    syscalls.setns(pidfd, flags_of(kinds))
 
 
 def unshare(kinds: Iterable[str]) -> None:

@@ -124,7 +124,6 @@ _NR_PIDFD_OPEN = 434
 _NR_CLONE3 = 435
 _NR_CLOSE_RANGE = 436
 _NR_OPENAT2 = 437
-_NR_PIDFD_GETFD = 438
 _NR_MOUNT_SETATTR = 442
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -254,11 +253,6 @@ def pidfd_open(pid: int) -> int:
 def pidfd_send_signal(fd: int, signal: int) -> None:
     """Send a signal to the process behind a pidfd; raises `ProcessLookupError` when it has been reaped."""
     _call(_NR_PIDFD_SEND_SIGNAL, _long(fd), _long(signal), None, _long(0))
-
-
-def pidfd_getfd(pidfd: int, fd: int) -> int:
-    """A duplicate of another process's descriptor."""
-    return _call(_NR_PIDFD_GETFD, _long(pidfd), _long(fd), _long(0))
 
 
 def close_range(first: int, last: int = 0xFFFFFFFF, flags: int = 0) -> None:

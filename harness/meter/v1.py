@@ -35,7 +35,6 @@ class V1Gauge:
     """Reads one cgroup whose folders are `cpuacct` and `memory`; None for a controller that is not mounted."""
 
     def __init__(self, cpuacct: Path | None, memory: Path | None) -> None:
-        self._memory_folder = memory
         self._folder = memory or cpuacct
         self._usage = OpenFile(cpuacct / "cpuacct.usage", 64) if cpuacct else None
         self._stat = OpenFile(memory / "memory.stat") if memory else None

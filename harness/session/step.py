@@ -83,7 +83,7 @@ class Stepper:
         closed_ns, closed_cpu_ns = self.clock.monotonic_ns(), self.clock.thread_cpu_ns()
         after = self._settled(after)
         rpcs, execs = tally.rpcs - rpcs, tally.execs - execs
-        memory = self.meter.memory(detail=True, alone=operation is Operation.START)
+        memory = self.meter.memory(detail=self.resident, alone=self.resident and operation is Operation.START)
         if not self.resident:
             memory = Memory(pods=memory.pods)
         wrong = postcondition(result)

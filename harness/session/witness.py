@@ -13,6 +13,7 @@ from pathlib import Path
 
 from harness.linux import cgroups
 from harness.linux.mounts import Mount, read_mounts
+from harness.linux.namespaces import identity
 
 PROC = Path("/proc")
 GONE = (errno.ENOENT, errno.ESRCH, errno.ENODEV)
@@ -87,9 +88,9 @@ class Witness:
             }
         )
 
-    def namespace(self, pid: int, kind: str) -> int:
-        """The inode number by which the kernel tells namespaces of one kind apart (namespaces(7))."""
-        return (PROC / str(pid) / "ns" / kind).stat().st_ino
+    def namespace(self, pid: int, kind: str) -> tuple[int, int]:
+        """What tells the namespace of `kind` that a process is in from all others (namespaces(7))."""
+        return identity(pid, kind)
 
     def command_line(self, pid: int) -> str:
         """The arguments of a process, each ended by NUL (proc_pid_cmdline(5))."""

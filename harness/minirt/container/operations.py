@@ -255,20 +255,6 @@ class NewKeyring(Operation):
                 raise
 
 
-class SetLabel(Operation):
-    """Ask a security module for a label at the next exec."""
-
-    path: str
-    label: str
-
-    @property
-    def title(self) -> str:
-        return f"set security label {self.label!r}"
-
-    def perform(self, stage: Stage) -> None:
-        write_file(self.path, self.label)
-
-
 class BecomeUser(Operation):
     """Drop the bounding set, become the process's user; what is permitted is kept for the last steps."""
 

@@ -74,11 +74,6 @@ class Plan(Record):
     terminal: bool
     preserved_fds: int = 0
 
-    @property
-    def has_parent_hooks(self) -> bool:
-        """Whether the child waits for prestart and createRuntime hooks."""
-        return bool(self.hooks.get("prestart") or self.hooks.get("createRuntime"))
-
 
 def make_plan(
     spec: Spec,
