@@ -44,7 +44,7 @@ def busybox_path(candidates: Sequence[Path] = BUSYBOX_PATHS) -> Path:
 def build_images(busybox: Path) -> list[Image]:
     """Build every image that ``fixtures/images.json`` defines around the program `busybox`."""
     program = busybox.read_bytes()
-    architecture = _architecture(program)
+    architecture = program_architecture(program)
     data = json.loads((paths.fixtures() / "images.json").read_text())
     layers = {name: build_layer(_entries(rows, program)) for name, rows in data["layers"].items()}
     return [_image(row, layers, architecture) for row in data["images"]]
@@ -130,7 +130,8 @@ def _is_static(program: Path) -> bool:
     return all(struct.unpack_from("<I", table, size * index)[0] != 3 for index in range(count))
 
 
-def _architecture(program: bytes) -> str:
+def program_architecture(program: bytes) -> str:
+    """GOARCH of an ELF program. Raises `MachineError` for a machine that is not known."""
     (machine,) = struct.unpack_from("<H", program, 18)
     try:
         return ARCHITECTURES[machine]

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 
+LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -67,5 +69,4 @@ def build_layer(entries: Iterable[Entry]) -> Layer:
     packed = gzip.compress(plain, compresslevel=0, mtime=0)
     # RFC 1952: the byte OS tells the machine that wrote it; 255 is "unknown".
     packed = packed[:9] + b"\xff" + packed[10:]
-    media_type = "application/vnd.oci.image.layer.v1.tar+gzip"
-    return Layer(Blob(packed, media_type), f"sha256:{sha256(plain).hexdigest()}")
+    return Layer(Blob(packed, LAYER_TYPE), f"sha256:{sha256(plain).hexdigest()}")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import tarfile
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import pytest
 from harness.errors import MachineError
 from harness.image.build import build_images, busybox_path, write_images
 from harness.image.bundle import unpack
+from harness.image.heavy import heavy_image
 from harness.image.layer import Entry, build_layer
 
 
@@ -71,3 +74,24 @@ def test_a_dynamic_or_missing_busybox_is_refused(tmp_path: Path) -> None:
     (tmp_path / "script").write_text("#!/bin/sh\n")
     with pytest.raises(MachineError, match="busybox-static"):
         busybox_path([tmp_path / "script", tmp_path / "missing", Path("/bin/bash")])
+
+
+def test_a_heavy_image_is_the_same_again_and_as_heavy_as_asked(tmp_path: Path) -> None:
+    one, two = (heavy_image(tmp_path / name, size_bytes=8_000_000, layers=2) for name in ("one", "two"))
+    assert one == two
+    blobs = tmp_path / "one/blobs"
+    manifest = json.loads((blobs / one.replace(":", "/")).read_text())
+    config = json.loads((blobs / manifest["config"]["digest"].replace(":", "/")).read_text())
+    assert sum(row["size"] for row in manifest["layers"]) == pytest.approx(8_000_000, rel=0.25)
+    for row, diff_id in zip(manifest["layers"], config["rootfs"]["diff_ids"], strict=True):
+        packed = (blobs / row["digest"].replace(":", "/")).read_bytes()
+        assert row == {
+            "mediaType": row["mediaType"],
+            "digest": f"sha256:{sha256(packed).hexdigest()}",
+            "size": len(packed),
+        }
+        assert f"sha256:{sha256(gzip.decompress(packed)).hexdigest()}" == diff_id
+    # What is there is not built again.
+    (blobs / manifest["layers"][0]["digest"].replace(":", "/")).unlink()
+    assert heavy_image(tmp_path / "one", size_bytes=8_000_000, layers=2) == one
+    assert len(list((blobs / "sha256").iterdir())) == 3
