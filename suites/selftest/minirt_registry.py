@@ -35,6 +35,10 @@ APPLETS = (
     "env",
     "head",
     "ip",
+    "setsid",
+    "stty",
+    "dd",
+    "nc",
 )
 
 

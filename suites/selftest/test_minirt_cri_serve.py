@@ -204,14 +204,28 @@ def test_exec_of_a_missing_command(daemon: Daemon, pod: str) -> None:
 def test_exec_that_takes_too_long_leaves_no_process(daemon: Daemon, pod: str) -> None:
     id = daemon.run(pod, IMAGE[0], FOREVER)
     with pytest.raises(grpc.RpcError) as error:
-        daemon.exec(id, "sh", "-c", "sleep 4711 & (sleep 4712 &); sleep 4713", timeout=1)
+        # One has left its family (a parent that ends, a session of its own): it is found by its cgroup.
+        script = "sleep 4711 & (setsid setsid sleep 4712 &); trap '' TERM HUP; sleep 4713"
+        daemon.exec(id, "sh", "-c", script, timeout=1)
     assert code(error) == grpc.StatusCode.DEADLINE_EXCEEDED
-
-    def sleepers() -> list[bytes]:
-        return [raw for raw in command_lines() if re.search(rb"471[123]", raw)]
-
-    wait_until(lambda: not sleepers(), 10, "the end of what exec had started")
+    assert not [raw for raw in command_lines() if re.search(rb"471[123]", raw)]
+    assert not list(cgroups_of(id)[0].parent.glob(f"*/{id}/exec-*"))
     assert daemon.status(id).state == api.CONTAINER_RUNNING
+
+
+def test_what_exec_leaves_behind_goes_on_and_leaves_no_cgroup(daemon: Daemon, pod: str) -> None:
+    id = daemon.run(pod, IMAGE[0], FOREVER)
+
+    def places() -> list[Path]:
+        return [place for folder in cgroups_of(id) for place in folder.glob("exec-*")]
+
+    assert (
+        daemon.exec(id, "sh", "-c", "while [ ! -e /go ]; do sleep 0.05; done >&- 2>&- & echo begun").stdout
+        == b"begun\n"
+    )
+    assert len(places()) == 1
+    daemon.exec(id, "sh", "-c", ": > /go")
+    wait_until(lambda: daemon.exec(id, "true").exit_code == 0 and not places(), 10, "the end of its cgroup")
 
 
 def command_lines() -> list[bytes]:

@@ -132,9 +132,9 @@ def test_much_output_arrives_whole_at_a_slow_client(daemon: Daemon, box: str) ->
         assert len(client.received["stdout"]) == 20_000_000
 
 
-def test_a_child_that_is_left_behind_is_not_waited_for(daemon: Daemon, box: str) -> None:
-    out, _, status = run(daemon, box, "sleep 123 & echo done")
-    assert (out, exit_code(status)) == ("done\n", 0)
+def test_a_child_that_is_left_behind_is_heard_for_a_moment_and_not_waited_for(daemon: Daemon, box: str) -> None:
+    out, _, status = run(daemon, box, "(sleep 0.2; echo late; sleep 123) & echo done")
+    assert (out, exit_code(status)) == ("done\nlate\n", 0)
 
 
 def test_pings_are_answered_during_a_command(daemon: Daemon, box: str) -> None:
@@ -152,19 +152,25 @@ def test_a_missing_command_is_an_error_in_words(daemon: Daemon, box: str) -> Non
     assert "/no/such" in status["message"] and "no such file" in status["message"]
 
 
-def test_a_command_ends_with_its_client(daemon: Daemon, box: str) -> None:
+@pytest.mark.parametrize(("tty", "word"), [(True, "HUP"), (False, "end")])
+def test_a_command_whose_client_goes_is_hung_up(daemon: Daemon, box: str, tty: bool, word: str) -> None:
+    # A terminal tells by a signal, a pipe by its end; a command that cares for neither goes on (nohup).
+    script = f"trap 'echo HUP > /told{tty}; exit' HUP; echo up; read line || echo end > /told{tty}"
+    channels = ("error", "stdin", "stdout", "resize") if tty else ("error", "stdin", "stdout")
+    with SpdyClient(exec_url(daemon, box, "sh", "-c", script, stdin=True, stdout=True, tty=tty), channels) as client:
+        client.read_until(lambda: "up" in client.text())
+    wait_until(lambda: daemon.exec(box, "cat", f"/told{tty}").stdout.decode().strip() == word, 20, "the hang-up")
+    wait_until(lambda: not processes(f"told{tty}"), 20, "the end of the command")
+
+
+def test_a_command_that_wants_nothing_of_its_client_goes_on_without_it(daemon: Daemon, box: str) -> None:
     with SpdyClient(exec_url(daemon, box, "sleep", "98765"), ("error", "stdout", "stderr")) as client:
         wait_until(lambda: bool(processes("sleep\x0098765")), 20, "the command")
-        client.socket.close()
-    wait_until(lambda: not processes("sleep\x0098765"), 20, "the end of the command")
-
-
-def test_nonsense_after_the_upgrade_ends_the_command(daemon: Daemon, box: str) -> None:
-    with SpdyClient(exec_url(daemon, box, "sleep", "98766"), ("error", "stdout", "stderr")) as client:
-        wait_until(lambda: bool(processes("sleep\x0098766")), 20, "the command")
         client.socket.sendall(b"\x80\x02" + b"\xff" * 30)
         client.read_to_end()
-    wait_until(lambda: not processes("sleep\x0098766"), 20, "the end of the command")
+    assert processes("sleep\x0098765")
+    daemon.stop(box)
+    assert not processes("sleep\x0098765")
 
 
 def test_a_terminal_has_a_size_that_changes(daemon: Daemon, box: str) -> None:

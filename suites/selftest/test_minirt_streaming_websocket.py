@@ -91,10 +91,10 @@ def test_pings_are_answered(box: tuple[Daemon, str]) -> None:
 @pytest.mark.parametrize(
     "event", [CloseConnection(code=1000), TextMessage(data="no"), None], ids=["bye", "text", "gone"]
 )
-def test_the_command_ends_with_its_client(box: tuple[Daemon, str], event: object) -> None:
+def test_the_command_is_hung_up_when_its_client_goes(box: tuple[Daemon, str], event: object) -> None:
     daemon, id = box
     mark = "54321.5"
-    with WebSocketClient(url(box, "sleep", mark, stdout=True)) as client:
+    with WebSocketClient(url(box, "sh", "-c", f"cat; : {mark}", stdin=True, stdout=True)) as client:
         wait_until(lambda: mark in daemon.exec(id, "ps").stdout.decode(), 20, "the command")
         if event is None:
             client.socket.close()

@@ -1,4 +1,4 @@
-"""The loop, the family of a process, the codes of its end, and names of sysctls."""
+"""The loop, the codes of its end, and names of sysctls."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pytest
 
 from harness.linux import syscalls
 from harness.minirt.supervisor.container import reap
-from harness.minirt.supervisor.execution import family, parse_stat
 from harness.minirt.supervisor.loop import Loop
 from harness.minirt.supervisor.pod import sysctl_path
 
@@ -66,23 +65,6 @@ def test_one_callee_may_take_away_another() -> None:
     for ends in pipes:
         for fd in ends:
             os.close(fd)
-
-
-def test_parse_stat() -> None:
-    assert parse_stat("12 (a ) (b) S 3 12 4 0 -1 0") == (3, 4)
-
-
-def test_family() -> None:
-    # 10 started 11, which started 12 and left; 13 is in 11's session, 14 in the container's; 20 is a stranger.
-    facts = {10: (1, 10), 11: (10, 10), 12: (11, 12), 13: (1, 12), 14: (1, 1), 15: (13, 15), 20: (2, 20)}
-
-    def read(pid: int) -> str:
-        if pid == 14:
-            raise ProcessLookupError
-        parent, session = facts[pid]
-        return f"{pid} (x) S {parent} 0 {session} 0"
-
-    assert family(10, facts, read) == {10, 11, 12, 13, 15}
 
 
 @pytest.mark.parametrize(("number", "code"), [(0, 3), (signal.SIGKILL, 137), (signal.SIGTERM, 143)])

@@ -98,8 +98,16 @@ class Cgroup(Record):
 
     def pids(self) -> list[int]:
         """Every process in it and below."""
-        folder = self.folders.get("") or self.folders.get("freezer") or next(iter(self.folders.values()), "")
-        return [] if not folder else _pids_below(folder)
+        return _pids_below(self.folders[self.chief]) if self.folders else []
+
+    @property
+    def chief(self) -> str:
+        """The hierarchy that processes are found by: "" on v2, the freezer on v1, else any; its folder may be divided."""
+        return "freezer" if "freezer" in self.folders else next(iter(self.folders), "")
+
+    def part(self, name: str) -> Cgroup:
+        """A part of it that is told apart by a folder of its own in the chief hierarchy; limits stay those of the whole."""
+        return Cgroup(self.version, {**self.folders, self.chief: f"{self.folders[self.chief]}/{name}"})
 
     def exists(self) -> bool:
         return any(os.path.isdir(folder) for folder in self.distinct)
@@ -136,6 +144,10 @@ class Cgroup(Record):
         # A process that forks while it freezes leaves FREEZING behind until it is asked again.
         write_file(path, "FROZEN")
         return read_file(path).strip() == "FROZEN"
+
+    def begin_freeze(self) -> None:
+        """Ask once for every process to stop, without waiting until they have. Raises `OSError`."""
+        self._try_freeze()
 
     def thaw(self) -> None:
         """Let its processes go on."""

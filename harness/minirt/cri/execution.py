@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,7 +16,9 @@ from harness.minirt.supervisor.client import Supervisor
 LIMIT_BYTES = 16 << 20
 """of each stream; what comes after it is read and thrown away (CRI, ExecSyncResponse)"""
 _READ_BYTES = 1 << 16
-_LOOK_UP_MS = 500
+_LOOK_UP_S = 0.5
+DRAIN_S = 1.0
+"""for which a command's output is read on after its end, where somebody whom it has left behind still holds it"""
 
 
 class _Gathered:
@@ -55,7 +59,7 @@ def run_to_end(
             theirs.append(writing)
         try:
             request = supervisor.begin(
-                "exec", (null, *theirs), id=container_id, process=dict(process), timeout_s=timeout_s
+                "exec", (null, *theirs), id=container_id, process=dict(process), timeout_s=timeout_s, lingers=False
             )
             connection = stack.enter_context(request)
         finally:
@@ -69,24 +73,26 @@ def run_to_end(
 
 
 def _gather(connection: Any, outputs: Mapping[int, _Gathered], cancelled: Callable[[], bool]) -> dict[str, Any]:
+    """The supervisor's word on the command, once it has ended and so has its output, or `DRAIN_S` later."""
+    result: dict[str, Any] | None = None
+    open_outputs = set(outputs)
+    until = math.inf
     waiting = select.poll()
     answer = connection.socket.fileno()
     for fd in (answer, *outputs):
         waiting.register(fd, select.POLLIN)
-    while True:
-        ready = [fd for fd, _ in waiting.poll(_LOOK_UP_MS)]
+    while result is None or (open_outputs and time.monotonic() < until):
+        ready = [fd for fd, _ in waiting.poll(min(_LOOK_UP_S, max(until - time.monotonic(), 0)) * 1000)]
         for fd in ready:
             if fd != answer:
                 with contextlib.suppress(BlockingIOError):
                     if not outputs[fd].pump(fd):
                         waiting.unregister(fd)
+                        open_outputs.discard(fd)
         if answer in ready:
-            result: dict[str, Any] = connection.answer()
-            for fd, gathered in outputs.items():
-                # All that the process itself wrote is in the pipe now; a child that it left behind is not waited for.
-                with contextlib.suppress(BlockingIOError):
-                    while gathered.pump(fd):
-                        pass
-            return result
+            result = connection.answer()
+            waiting.unregister(answer)
+            until = time.monotonic() + (0 if result["timed_out"] else DRAIN_S)
         if not ready and cancelled():
             raise TimedOut("the call was cancelled, and the command killed")
+    return result

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import select
 import socket
@@ -146,6 +147,7 @@ def carry(client: Client, process: Process) -> dict[str, Any]:
     result: dict[str, Any] | None = None
     answer = process.answer.socket.fileno()
     shown: tuple[int, int] | None = None
+    until = math.inf
     while True:
         if client.size != shown and (shown := client.size) is not None:
             process.resize(*shown)
@@ -153,7 +155,8 @@ def carry(client: Client, process: Process) -> dict[str, Any]:
             client.stdin.clear()
         elif client.stdin_ended and not client.stdin:
             process.end_stdin()
-        ready = dict(_wanted(client, process, answer if result is None else -1).poll())
+        pause_ms = None if until == math.inf else max(until - time.monotonic(), 0) * 1000
+        ready = dict(_wanted(client, process, answer if result is None else -1).poll(pause_ms))
         if events := ready.get(client.socket.fileno()):
             client.work(events)
         for fd in [fd for fd in process.outputs if ready.get(fd, 0) & (select.POLLIN | _LOST)]:
@@ -162,7 +165,8 @@ def carry(client: Client, process: Process) -> dict[str, Any]:
             _feed(client, process)
         if answer in ready and result is None:
             result = process.answer.answer()
-        if result is not None and not (process.outputs_end and process.outputs):
+            until = time.monotonic() + process.drain_s
+        if result is not None and (not process.outputs or time.monotonic() >= until):
             _drain(client, process)
             return result
 
@@ -210,7 +214,7 @@ def _feed(client: Client, process: Process) -> None:
 
 
 def _drain(client: Client, process: Process) -> None:
-    """All that the process itself wrote is there now; a child that it left behind is not waited for."""
+    """All that the process itself wrote is there now; whom it has left behind has had its time."""
     for fd in list(process.outputs):
         for _ in range(_MOST_ROUNDS):
             if not _pump(client, process, fd):

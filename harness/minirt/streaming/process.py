@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import array
 import contextlib
+import math
 import os
 import select
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from harness.minirt.container.terminal import resize
 from harness.minirt.errors import MinirtError, Unavailable
 from harness.minirt.streaming.channels import STDERR, STDOUT
 from harness.minirt.supervisor.client import Connection, Supervisor
+
+DRAIN_S: Final = 1.0
+"""for a command whose outputs are held by somebody whom it has left behind"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +34,10 @@ class Streams:
 class Process:
     """Descriptors of one process, all non-blocking; `answer` becomes readable when it has ended, or could not begin."""
 
-    def __init__(self, answer: Connection, outputs_end: bool) -> None:
+    def __init__(self, answer: Connection, drain_s: float) -> None:
         self.answer = answer
-        self.outputs_end = outputs_end
-        """whether every output comes to its end by itself, and is to be read that far"""
+        self.drain_s = drain_s
+        """for how long outputs that have not ended are read on when the process has"""
         self.outputs: dict[int, str] = {}
         """what can be read → its channel"""
         self.stdin = -1
@@ -71,7 +75,10 @@ class Process:
 def executing(
     supervisor: Supervisor, container_id: str, process: Mapping[str, Any], streams: Streams
 ) -> Iterator[Process]:
-    """Start `process` (as config.json has it) in a container. Leaving before it has ended kills it."""
+    """Start `process` (as config.json has it) in a container.
+
+    Leaving before it has ended hangs it up, no more: a terminal tells by SIGHUP, pipes are at their end.
+    """
     with contextlib.ExitStack() as theirs, contextlib.ExitStack() as stack:
         null = _lend(theirs, os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC))
         ends = [null, null, null]
@@ -93,11 +100,11 @@ def executing(
                     ours[reading] = name
                     stack.callback(_close_if, ours, reading)
         request = supervisor.begin(
-            "exec", ends, id=container_id, process={**process, "terminal": streams.tty}, timeout_s=0
+            "exec", ends, id=container_id, process={**process, "terminal": streams.tty}, timeout_s=0, lingers=True
         )
         connection: Connection = stack.enter_context(request)
         theirs.close()
-        running = Process(connection, outputs_end=False)
+        running = Process(connection, DRAIN_S)
         stack.callback(running.close)
         for reading, name in list(ours.items()):
             running.outputs[running.own(reading)] = name
@@ -132,7 +139,7 @@ def attached(
         theirs.close()
         if once and takes_input and streams.stdin:
             stack.callback(_close_stdin, supervisor, container_id)
-        running = Process(connection, outputs_end=True)
+        running = Process(connection, math.inf)
         stack.callback(running.close)
         for reading, name in list(ours.items()):
             running.outputs[running.own(reading)] = name

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from harness.minirt.container.cgroup import Cgroup
     from harness.minirt.supervisor.attachment import Attachment
+    from harness.minirt.supervisor.execution import Place
     from harness.minirt.supervisor.loop import Loop, Timer
 
 _READ_BYTES = 1 << 16
@@ -68,6 +69,8 @@ class Container:
         self.adopted = False
         """whether another supervisor had started it, with which its output was lost"""
         self.attachments: list[Attachment] = []
+        self.left: list[Place] = []
+        """of commands that have ended, and left something running"""
         self.started_ns = 0
         self.finished_ns = 0
         self.exit_code = 0
@@ -126,6 +129,10 @@ class Container:
             if not any(attachment.is_full(self._streams[fd].name) for attachment in self.attachments):
                 self._held.discard(fd)
                 self._loop.add(fd, self._pumping(fd))
+
+    def sweep(self) -> None:
+        """Remove the places of commands of which nothing is left by now."""
+        self.left[:] = [place for place in self.left if not place.remove()]
 
     def close_stdin(self) -> None:
         """Let the container read the end of its input; nothing happens where that has been."""

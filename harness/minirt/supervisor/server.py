@@ -21,7 +21,7 @@ from harness.minirt.errors import AlreadyExists, CgroupError, InvalidArgument, M
 from harness.minirt.supervisor import pod
 from harness.minirt.supervisor.attachment import Attachment
 from harness.minirt.supervisor.container import Container, reap
-from harness.minirt.supervisor.execution import Execution
+from harness.minirt.supervisor.execution import Execution, Place
 from harness.minirt.supervisor.log import LogFile, timestamp
 from harness.minirt.supervisor.protocol import VERSION, Inbox, ProtocolError, frame
 from harness.minirt.supervisor.stdio import Stdio, send_descriptor
@@ -303,32 +303,40 @@ class Server:
     def _exec(self, peer: Peer, message: dict[str, Any], fds: list[int]) -> None:
         """Run ``process`` (as config.json has it) with the three descriptors as its stdio; answers when it has ended.
 
-        A fourth is the socket over which the terminal is sent, if ``process`` has one.
+        A fourth is the socket over which the terminal is sent, if ``process`` has one. Whoever hangs up before has it
+        killed with all that it started, unless it ``lingers``.
         """
         container = self._get(message["id"])
         if not container.running:
             raise WrongState(f"container {container.id} is not running")
         if len(fds) != (4 if message["process"].get("terminal") else 3):
             raise InvalidArgument("exec needs three descriptors, four with a terminal")
-        launched = self._enter(container, message["process"], fds)
+        place = Place(container.cgroup)
+        try:
+            launched = self._enter(container, place.cgroup, message["process"], fds)
+        except BaseException:
+            place.remove()
+            raise
 
         def done(result: dict[str, Any]) -> None:
             peer.on_close = None
             self._say(peer, {"result": result})
 
-        execution = Execution(self._loop, launched.pid, launched.pidfd, container.cgroup.pids, done)
-        peer.on_close = execution.kill
+        execution = Execution(self._loop, launched, place, done, container.left.append)
+        container.sweep()
+        if not message["lingers"]:
+            peer.on_close = execution.kill
         if message["timeout_s"] > 0:
             execution.limit(message["timeout_s"])
 
-    def _enter(self, container: Container, process: dict[str, Any], fds: list[int]) -> Launched:
+    def _enter(self, container: Container, cgroup: Cgroup, process: dict[str, Any], fds: list[int]) -> Launched:
         if container.cgroup.is_frozen():
             raise WrongState(f"container {container.id} is paused")
         stdin, stdout, stderr, *console = fds
         return enter(
             container.pid,
             parse_process(Reader(process, "process")),
-            container.cgroup,
+            cgroup,
             stdin=stdin,
             stdout=stdout,
             stderr=stderr,
