@@ -18,6 +18,7 @@ from harness.minirt.errors import step_error
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
     from harness.minirt.container.cgroup import Cgroup
     from harness.minirt.container.spec import Process
 

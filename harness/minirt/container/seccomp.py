@@ -256,7 +256,9 @@ def _unknown_calls(library: ctypes.CDLL, profile: Profile, architectures: list[i
     code = b""
     for token in architectures:
         numbers = [
-            library.seccomp_syscall_resolve_name_arch(token, name.encode()) for rule in profile.rules for name in rule.names
+            library.seccomp_syscall_resolve_name_arch(token, name.encode())
+            for rule in profile.rules
+            for name in rule.names
         ]
         last = max(numbers, default=-1)
         if last < 0:
