@@ -14,6 +14,7 @@
     ├── Unsupported           valid, but neither this kernel nor minirt has it
     ├── Denied                a registry does not let us
     ├── Unavailable           a registry (or another service) does not answer
+    ├── Exhausted             something of which there is only so much is used up
     ├── TimedOut              it was not done in the time that it was given, or nobody waits for it any more
     ├── StateCorrupt          what was remembered cannot be read
     ├── CgroupError           a cgroup could not be made, limited or removed
@@ -53,6 +54,10 @@ class Denied(MinirtError):
 
 class Unavailable(MinirtError):
     """A registry, or another service that is needed, does not answer."""
+
+
+class Exhausted(MinirtError):
+    """Something of which there is only so much is used up."""
 
 
 class TimedOut(MinirtError):

@@ -10,7 +10,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,8 @@ class Containers:
         self._names: dict[tuple[str, str, int], str] = {}
         self._busy: dict[str, threading.Lock] = {}
         self._accounts: dict[str, Accounts] = {}
+        self.changed: Callable[[str, Container], None] = lambda what, container: None
+        """is told that a container was "created", "started", "stopped" or "deleted"; once each, in this order"""
 
     def load(self, supervised: Mapping[str, Mapping[str, Any]]) -> None:
         """Read what an earlier daemon left, and set it right by what the supervisor knows and by what it wrote down."""
@@ -141,9 +143,17 @@ class Containers:
         """The folder of what a container wrote into its root."""
         return self._records.path(container.id) / "upper"
 
+    def spec(self, container: Container) -> dict[str, Any]:
+        """Its config.json; empty where that is gone (the state folder does not outlive the machine)."""
+        try:
+            spec: dict[str, Any] = json.loads((self._state / container.id / "config.json").read_bytes())
+        except FileNotFoundError:
+            return {}
+        return spec
+
     def process(self, container: Container) -> dict[str, Any]:
         """``process`` of its config.json."""
-        process: dict[str, Any] = json.loads((self._state / container.id / "config.json").read_bytes())["process"]
+        process: dict[str, Any] = self.spec(container)["process"]
         return process
 
     # -- changing ----------------------------------------------------------------------------------------------------
@@ -175,6 +185,7 @@ class Containers:
                 del self._names[name]
             self._discard(id)
             raise
+        self.changed("created", container)
         return container
 
     def _make(self, id: str, pod: Pod, config: api.ContainerConfig, image: Image) -> Container:
@@ -259,6 +270,7 @@ class Containers:
             except MinirtError as error:
                 container.fail(time.time_ns(), START_ERROR_EXIT_CODE, "StartError", str(error))
                 self._records.write(container.id, container.to_json())
+                self.changed("stopped", container)
                 raise
             self.apply(facts, container)
 
@@ -266,9 +278,15 @@ class Containers:
         """Take over what the supervisor says of a container; what it says of one that is gone is of no interest."""
         with self._lock:
             container = container or self._containers.get(facts["id"])
+            was = container.state if container is not None else EXITED
             if container is not None and container.apply(facts) and container.id in self._containers:
                 with contextlib.suppress(OSError):  # a full disk; the supervisor knows it as well
                     self._records.write(container.id, container.to_json())
+                # The end of a short-lived one can be known before the answer to its start.
+                if was == CREATED:
+                    self.changed("started", container)
+                if container.state == EXITED:
+                    self.changed("stopped", container)
 
     def stop(self, container: Container, timeout_s: int) -> None:
         """Its stop signal, then after `timeout_s` SIGKILL; returns once it has ended. Nothing happens where it does not run."""
@@ -295,6 +313,7 @@ class Containers:
                 self._discard(container.id)
         except NotFound:
             return
+        self.changed("deleted", container)
         if self._images.find(container.image_id) is None:
             self._images.collect(self.used_layers())
 

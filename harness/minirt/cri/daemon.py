@@ -120,20 +120,18 @@ class Daemon:
                 ("grpc.max_send_message_length", _LARGEST_MESSAGE_BYTES),
             ],
         )
-        api_pb2_grpc.add_RuntimeServiceServicer_to_server(  # type: ignore[no-untyped-call]
-            RuntimeService(
-                self.options,
-                self.pods,
-                self.containers,
-                self.images,
-                self.networks,
-                self.supervisor,
-                self.layout,
-                streaming,
-                self.runtime_problem,
-            ),
-            server,
+        runtime = RuntimeService(
+            self.options,
+            self.pods,
+            self.containers,
+            self.images,
+            self.networks,
+            self.supervisor,
+            self.layout,
+            streaming,
+            self.runtime_problem,
         )
+        api_pb2_grpc.add_RuntimeServiceServicer_to_server(runtime, server)  # type: ignore[no-untyped-call]
         puller = Puller(self.images, self.snapshots, Path(self.options.hosts_dir) if self.options.hosts_dir else None)
         api_pb2_grpc.add_ImageServiceServicer_to_server(  # type: ignore[no-untyped-call]
             ImageService(Path(self.options.root), self.images, self.snapshots, puller, self.containers.used_layers),
@@ -151,6 +149,7 @@ class Daemon:
         try:
             yield
         finally:
+            runtime.close()
             server.stop(_GRACE_S).wait()
             streaming.close()
             pool.shutdown(cancel_futures=True)

@@ -14,7 +14,7 @@ class _Formatter(logging.Formatter):
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         text = record.getMessage()
         if record.exc_info:
-            text += "\n" + self.formatException(record.exc_info)
+            text += "\n" + self.formatException(record.exc_info)  # one line all the same: json.dumps escapes its breaks
         line = f"time={stamp}.{int(record.msecs):03d}Z level={record.levelname.lower()} msg={json.dumps(text)}"
         facts: dict[str, object] = getattr(record, "facts", {})
         return line + "".join(f" {key}={_value(value)}" for key, value in facts.items())
@@ -47,3 +47,8 @@ def debug(message: str, **facts: object) -> None:
 def warning(message: str, **facts: object) -> None:
     """Something that somebody should look at."""
     LOGGER.warning(message, extra={"facts": facts})
+
+
+def fault(message: str, error: BaseException, **facts: object) -> None:
+    """Something that must not happen, with its traceback."""
+    LOGGER.error(message, extra={"facts": facts}, exc_info=error)

@@ -1,9 +1,12 @@
-"""From minirt's errors to gRPC's status codes."""
+"""From what a call raises to gRPC's status codes, and a line in the log about every call that failed."""
 
 from __future__ import annotations
 
+import errno
 import functools
-from collections.abc import Callable
+import logging
+import time
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import grpc
@@ -19,9 +22,24 @@ _CODES: tuple[tuple[type[errors.MinirtError], grpc.StatusCode], ...] = (
     (errors.Unsupported, grpc.StatusCode.UNIMPLEMENTED),
     (errors.Denied, grpc.StatusCode.PERMISSION_DENIED),
     (errors.Unavailable, grpc.StatusCode.UNAVAILABLE),
+    (errors.Exhausted, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (errors.TimedOut, grpc.StatusCode.DEADLINE_EXCEEDED),
 )
-_NO_SPACE = (28, 122)  # ENOSPC, EDQUOT
+_NUMBERS = {
+    **dict.fromkeys(
+        (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE), grpc.StatusCode.RESOURCE_EXHAUSTED
+    ),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), grpc.StatusCode.PERMISSION_DENIED),
+    errno.EROFS: grpc.StatusCode.FAILED_PRECONDITION,
+    errno.ENAMETOOLONG: grpc.StatusCode.INVALID_ARGUMENT,
+}
+_OWN_FAULTS = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.UNKNOWN,
+)
+"""what the machine has failed at, and somebody should look at; for the rest the client is to be asked"""
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -31,8 +49,8 @@ def code_of(error: Exception) -> grpc.StatusCode:
     for kind, code in _CODES:
         if isinstance(error, kind):
             return code
-    if isinstance(error, OSError) and error.errno in _NO_SPACE:
-        return grpc.StatusCode.RESOURCE_EXHAUSTED
+    if isinstance(error, OSError):
+        return _NUMBERS.get(error.errno or 0, grpc.StatusCode.UNKNOWN)
     return grpc.StatusCode.UNKNOWN
 
 
@@ -41,10 +59,43 @@ def answered(method: Method) -> Method:
 
     @functools.wraps(method)
     def call(self: Any, request: Any, context: Any) -> Any:
+        started = time.monotonic()
         try:
-            return method(self, request, context)
-        except (errors.MinirtError, OSError) as error:
-            log.debug("refused", call=method.__name__, error=error)
-            return context.abort(code_of(error), str(error) or type(error).__name__)
+            answer = method(self, request, context)
+        except Exception as error:
+            return _refuse(context, method.__name__, started, error)
+        if log.LOGGER.isEnabledFor(logging.DEBUG):
+            log.debug("answered", call=method.__name__, ms=_milliseconds(started))
+        return answer
 
     return call  # type: ignore[return-value]
+
+
+def answered_stream(method: Method) -> Method:
+    """The same for a method that yields its answers."""
+
+    @functools.wraps(method)
+    def call(self: Any, request: Any, context: Any) -> Iterator[Any]:
+        started = time.monotonic()
+        try:
+            yield from method(self, request, context)
+        except Exception as error:
+            _refuse(context, method.__name__, started, error)
+
+    return call  # type: ignore[return-value]
+
+
+def _refuse(context: Any, call: str, started: float, error: Exception) -> Any:
+    """Log `error` and end the call with it; what nobody has foreseen is a fault of minirt's, and logged with its traceback."""
+    facts = {"call": call, "ms": _milliseconds(started)}
+    if not isinstance(error, (errors.MinirtError, OSError)):
+        log.fault("a call failed in a way that minirt does not know", error, **facts, code="INTERNAL")
+        return context.abort(grpc.StatusCode.INTERNAL, f"minirt has a fault: {type(error).__name__}: {error}")
+    code, text = code_of(error), str(error) or type(error).__name__
+    tell = log.warning if code in _OWN_FAULTS else log.info
+    tell("refused", **facts, code=code.name, error=text)
+    return context.abort(code, text)
+
+
+def _milliseconds(started: float) -> str:
+    return f"{(time.monotonic() - started) * 1000:.1f}"
