@@ -18,7 +18,6 @@ from harness.minirt.errors import step_error
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any
 
     from harness.minirt.container.cgroup import Cgroup
     from harness.minirt.container.spec import Process
@@ -47,8 +46,7 @@ def enter(
     stdout: int,
     stderr: int,
     console: int = -1,
-    seccomp_profile: dict[str, Any] | None = None,
-    seccomp_cache: str = "",
+    seccomp_filter: seccomp.Compiled | None = None,
     keyring: str = "",
     preserved_fds: int = 0,
 ) -> Launched:
@@ -57,7 +55,6 @@ def enter(
     Raises `CommandError` (with `exit_code` 127 or 126) for a program that cannot be executed, `StepError` for anything else
     that fails on the way; there is no process then.
     """
-    compiled = None if seccomp_profile is None else seccomp.compile_profile(seccomp_profile, seccomp_cache)
     try:
         pidfd = syscalls.pidfd_open(target_pid)
     except OSError as error:
@@ -74,7 +71,7 @@ def enter(
         joins["process"] = pidfd
         birth = Birth(
             flags=0,
-            operations=(*steps, privilege_step(process, compiled)),
+            operations=(*steps, privilege_step(process, seccomp_filter)),
             program=Program(process.args),
             cgroup_folder=cgroup.folders.get("", "") if cgroup.version == 2 else "",
             joins=joins,

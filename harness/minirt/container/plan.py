@@ -73,6 +73,7 @@ class Plan(Record):
     version: str
     terminal: bool
     preserved_fds: int = 0
+    seccomp: seccomp.Compiled | None = None
 
 
 def make_plan(
@@ -111,6 +112,7 @@ def make_plan(
             late |= FLAGS[kind]
         else:
             at_birth |= FLAGS[kind]
+    profile = None if spec.seccomp is None else seccomp.compile_profile(spec.seccomp, seccomp_cache)
     setup = [
         *_namespace_steps(spec, cgroup, layout, new, joins, late, new_keyring, id),
         *_root_steps(spec, process, cgroup, layout, new, joins, pivot, bundle, id, overlay),
@@ -126,7 +128,7 @@ def make_plan(
         uid_maps=spec.uid_maps if "user" in new else (),
         gid_maps=spec.gid_maps if "user" in new else (),
         setup=tuple(setup),
-        finish=tuple(_finish_steps(spec, process, seccomp_cache, bundle, id)),
+        finish=tuple(_finish_steps(spec, process, profile, bundle, id)),
         program=program.Program(process.args),
         hooks=spec.hooks,
         bundle=bundle,
@@ -135,6 +137,7 @@ def make_plan(
         version=spec.version,
         terminal=process.terminal,
         preserved_fds=preserved_fds,
+        seccomp=profile,
     )
 
 
@@ -309,8 +312,9 @@ def _refuse_labels(process: Process) -> None:
         raise Unsupported(f"selinux label {process.selinux!r} is not supported")
 
 
-def _finish_steps(spec: Spec, process: Process, cache: str, bundle: str, id: str) -> Iterator[Operation]:
-    profile = None if spec.seccomp is None else seccomp.compile_profile(spec.seccomp, cache)
+def _finish_steps(
+    spec: Spec, process: Process, profile: seccomp.Compiled | None, bundle: str, id: str
+) -> Iterator[Operation]:
     if spec.hooks.get("startContainer"):
         state = state_text(spec.version, id, "created", bundle, spec.annotations)
         yield program.RunHooks("startContainer", spec.hooks["startContainer"], state)

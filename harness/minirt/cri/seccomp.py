@@ -1,74 +1,77 @@
 """Seccomp profiles: the one called RuntimeDefault, and those in files of the host.
 
-RuntimeDefault refuses what an ordinary process has no use for and what has let containers out before: changes to the
-machine's own state, to namespaces and mounts, to the kernel's keys and tracing. A capability that was granted brings back the
-calls that it is there for. Everything else is allowed, so a new system call does not break old profiles.
+RuntimeDefault is the list of what containerd and Docker allow, in ``seccomp.json`` beside this file; what it does not name is
+refused with EPERM. A capability that was granted adds the calls that it is there for. New namespaces need CAP_SYS_ADMIN: clone
+is allowed without their flags, and clone3, which hides its flags from a filter, says ENOSYS so that C libraries fall back to
+clone. Of sockets, AF_ALG and AF_VSOCK are refused: the one is a door to the kernel's crypto code, the other to the hypervisor.
 """
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from harness.minirt.errors import InvalidArgument
 
-_NAMESPACE_FLAGS = 0x7E020080
-"""CLONE_NEW*: of user, pid, net, ipc, uts, cgroup, mount and time"""
-_EPERM = 1
+_NAMESPACE_FLAGS = 0x7E020000
+"""CLONE_NEW*: of user, pid, net, ipc, uts, cgroup and mount"""
+_AF_ALG, _AF_VSOCK = 38, 40
+_PERSONALITIES = (0x0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF)
+"""Linux, 32 bits, each with the short uname or not, and the question for the current one"""
 _ENOSYS = 38
-
-_ALWAYS = ("add_key", "keyctl", "request_key", "userfaultfd", "move_pages", "mbind", "migrate_pages", "set_mempolicy",
-           "nfsservctl", "sysfs", "_sysctl", "uselib", "ustat", "vm86", "vm86old", "pivot_root", "io_uring_setup",
-           "io_uring_enter", "io_uring_register")  # fmt: skip
-_UNLESS = {
-    "CAP_SYS_ADMIN": (
-        "mount", "umount", "umount2", "mount_setattr", "move_mount", "open_tree", "fsopen", "fsmount", "fsconfig", "fspick",
-        "quotactl", "quotactl_fd", "setns", "unshare", "sethostname", "setdomainname", "lookup_dcookie",
-    ),
-    "CAP_SYS_BOOT": ("reboot", "kexec_load", "kexec_file_load"),
-    "CAP_SYS_MODULE": ("init_module", "finit_module", "delete_module", "create_module", "get_kernel_syms", "query_module"),
-    "CAP_SYS_PACCT": ("acct",),
-    "CAP_SYS_PTRACE": ("kcmp", "process_madvise"),
-    "CAP_SYS_RAWIO": ("iopl", "ioperm"),
-    "CAP_SYS_TIME": ("settimeofday", "stime", "clock_settime", "clock_settime64"),
-    "CAP_SYS_TTY_CONFIG": ("vhangup",),
-    "CAP_SYSLOG": ("syslog",),
-    "CAP_DAC_READ_SEARCH": ("open_by_handle_at", "name_to_handle_at"),
-    "CAP_BPF": ("bpf",),
-    "CAP_PERFMON": ("perf_event_open",),
-}  # fmt: skip
-_IMPLIED = {"CAP_BPF": "CAP_SYS_ADMIN", "CAP_PERFMON": "CAP_SYS_ADMIN", "CAP_SYSLOG": "CAP_SYS_ADMIN"}
-"""what the older, broader capability still allows"""
-_ALSO_SWAP = ("swapon", "swapoff")
+_LISTED = Path(__file__).with_name("seccomp.json")
 
 
 def default_profile(granted: Collection[str]) -> dict[str, Any]:
-    """RuntimeDefault as ``linux.seccomp`` of the runtime specification, for a process with the capabilities `granted`."""
-    refused = [*_ALWAYS]
-    for capability, names in _UNLESS.items():
-        if capability not in granted and _IMPLIED.get(capability, capability) not in granted:
-            refused += names
-    rules: list[dict[str, Any]] = []
+    """RuntimeDefault as ``linux.seccomp`` of the runtime specification, for a process with the capabilities `granted`.
+
+    The result is shared between calls: it must not be changed.
+    """
+    return _profile(frozenset(granted).intersection(_listed()["with_capability"]), os.uname().machine)
+
+
+@functools.cache
+def _listed() -> dict[str, Any]:
+    listed: dict[str, Any] = json.loads(_LISTED.read_bytes())
+    return listed
+
+
+@functools.lru_cache(maxsize=32)
+def _profile(granted: frozenset[str], machine: str) -> dict[str, Any]:
+    listed = _listed()
+    names = [*listed["always"], *listed["on_machine"].get(machine, ())]
+    for capability in sorted(granted):
+        names += listed["with_capability"][capability]
+    rules = [
+        {"names": sorted(set(names)), "action": "SCMP_ACT_ALLOW"},
+        # Conditions on one argument in one rule would mean "any of them": so three rules for "neither of the two".
+        _allowed("socket", 0, _AF_ALG, "SCMP_CMP_LT"),
+        _allowed("socket", 0, _AF_ALG + 1, "SCMP_CMP_EQ"),
+        _allowed("socket", 0, _AF_VSOCK, "SCMP_CMP_GT"),
+        *(_allowed("personality", 0, persona, "SCMP_CMP_EQ") for persona in _PERSONALITIES),
+    ]
     if "CAP_SYS_ADMIN" not in granted:
-        refused += _ALSO_SWAP
-        flags = {"index": 0, "value": _NAMESPACE_FLAGS, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}
-        # Allowed without namespace flags; clone3 hides its flags from a filter, and without it the C library uses clone.
-        for bit in range(32):
-            if _NAMESPACE_FLAGS >> bit & 1:
-                one = {**flags, "value": 1 << bit, "valueTwo": 1 << bit}
-                rules.append(_refusal(["clone"], _EPERM, [one]))
-        rules.append(_refusal(["clone3"], _ENOSYS))
-    rules.append(_refusal(refused, _EPERM))
-    return {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": rules}
+        flags_at = 1 if machine == "s390x" else 0
+        rules.append(_allowed("clone", flags_at, _NAMESPACE_FLAGS, "SCMP_CMP_MASKED_EQ"))
+        rules.append({"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": _ENOSYS})
+    return {
+        "defaultAction": "SCMP_ACT_ERRNO",
+        "architectures": listed["architectures"].get(machine, []),
+        "flags": ["SECCOMP_FILTER_FLAG_SPEC_ALLOW"],
+        "syscalls": rules,
+    }
 
 
-def _refusal(names: list[str], number: int, args: list[dict[str, Any]] | None = None) -> dict[str, Any]:
-    rule: dict[str, Any] = {"names": names, "action": "SCMP_ACT_ERRNO", "errnoRet": number}
-    if args:
-        rule["args"] = args
-    return rule
+def _allowed(name: str, index: int, value: int, operator: str) -> dict[str, Any]:
+    return {
+        "names": [name],
+        "action": "SCMP_ACT_ALLOW",
+        "args": [{"index": index, "value": value, "valueTwo": 0, "op": operator}],
+    }
 
 
 def read_profile(path: str) -> dict[str, Any]:

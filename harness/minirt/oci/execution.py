@@ -9,6 +9,7 @@ from harness.minirt.container import document, state
 from harness.minirt.container.enter import enter
 from harness.minirt.container.reader import Reader
 from harness.minirt.container.record import changed
+from harness.minirt.container.seccomp import compile_profile
 from harness.minirt.container.spec import Capabilities, Process, User, parse_process
 from harness.minirt.errors import SpecError, UsageError, WrongState, step_error
 from harness.minirt.oci.creation import SECCOMP_CACHE, write_pid_file
@@ -53,6 +54,7 @@ def execute(context: Context, words: Words) -> int:
         from harness.minirt.oci import foreground
 
         foreground.hold_signals()
+    compiled = None if container.seccomp is None else compile_profile(container.seccomp, SECCOMP_CACHE)
     try:
         launched = enter(
             container.pid,
@@ -62,8 +64,7 @@ def execute(context: Context, words: Words) -> int:
             stdout=1,
             stderr=2,
             console=relay.fd if relay is not None else -1 if console is None else console.fileno(),
-            seccomp_profile=container.seccomp,
-            seccomp_cache=SECCOMP_CACHE,
+            seccomp_filter=compiled,
             keyring="" if container.no_new_keyring else f"_ses.{container.id}",
             preserved_fds=words.number("preserve-fds"),
         )

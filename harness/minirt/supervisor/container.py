@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from harness.minirt.container.cgroup import Cgroup
+    from harness.minirt.container.seccomp import Compiled
     from harness.minirt.supervisor.attachment import Attachment
     from harness.minirt.supervisor.execution import Place
     from harness.minirt.supervisor.loop import Loop, Timer
@@ -75,8 +76,8 @@ class Container:
         self.finished_ns = 0
         self.exit_code = 0
         self.oom_killed = False
-        self.seccomp: dict[str, Any] | None = None
-        """linux.seccomp, which further processes get too"""
+        self.seccomp: Compiled | None = None
+        """the filter, which further processes get too"""
         self._loop = loop
         self._streams: dict[int, Stream] = {}
         self._held: set[int] = set()

@@ -16,6 +16,7 @@ from harness.minirt.container.enter import enter
 from harness.minirt.container.launch import launch
 from harness.minirt.container.plan import make_plan
 from harness.minirt.container.reader import Reader
+from harness.minirt.container.seccomp import compile_profile
 from harness.minirt.container.spec import parse_process, parse_spec
 from harness.minirt.errors import AlreadyExists, CgroupError, InvalidArgument, MinirtError, NotFound, WrongState
 from harness.minirt.supervisor import pod
@@ -100,7 +101,8 @@ class Server:
                 os.close(pidfd)
                 continue
             container = Container(self._loop, known.id, folder, known.cgroup, LogFile(""))
-            container.seccomp = known.seccomp
+            if known.seccomp is not None:
+                container.seccomp = compile_profile(known.seccomp, f"{self._state}/seccomp")
             container.adopted = True
             container.watch(known.pid, pidfd, {})
             container.started_ns = os.stat(f"{folder}/state.json").st_mtime_ns
@@ -260,7 +262,7 @@ class Server:
         except OSError as error:
             # Its own command line will not know it; what matters is that it is looked after.
             print(f"container {id}: its state could not be written: {error}", flush=True)
-        container.seccomp = spec.seccomp
+        container.seccomp = plan.seccomp
         container.stdin, container.terminal = stdio.feed, stdio.terminal
         container.watch(launched.pid, launched.pidfd, stdio.outputs)
         self._containers[id] = container
@@ -341,8 +343,7 @@ class Server:
             stdout=stdout,
             stderr=stderr,
             console=console[0] if console else -1,
-            seccomp_profile=container.seccomp,
-            seccomp_cache=f"{self._state}/seccomp",
+            seccomp_filter=container.seccomp,
         )
 
     def _attach(self, peer: Peer, message: dict[str, Any], fds: list[int]) -> None:
