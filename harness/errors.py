@@ -13,6 +13,7 @@
     ├── EngineError                an engine did not start, or died
     ├── StoreError                 results could not be written or read
     ├── WaitTimeout                a condition did not come true in time
+    ├── NotExpressible             the client has no words for a call: n/a, not a finding
     ├── Interrupted                exit status 128 + signal
     └── RuntimeRefusal             the runtime under trial answered with an error
         ├── NotFound               the image, sandbox or container is not there
@@ -153,6 +154,16 @@ class Interrupted(SeatrialError):
     def __init__(self, signal: int) -> None:
         super().__init__(str(signal))
         self.signal = signal
+
+
+class NotExpressible(SeatrialError):
+    """The client has no words for what it was to ask the runtime: not a fault of anybody."""
+
+    template = "{client} {lack}"
+
+    def __init__(self, client: str, lack: str) -> None:
+        super().__init__(lack)
+        self.client, self.lack = client, lack
 
 
 class RuntimeRefusal(SeatrialError):

@@ -18,12 +18,15 @@ from typing import Any
 import pytest
 from _pytest.outcomes import Failed, Skipped  # pytest.fail.Exception and pytest.skip.Exception, with their types
 
+from harness.client.cri_door import CriDoor
 from harness.engine import availability
-from harness.model.capability import WHY_NOT
+from harness.errors import NotExpressible
+from harness.model.capability import WHY_NOT, Capability
 from harness.model.lifecycle import Operation
 from harness.model.record import Outcome, Phase, Record
 from harness.model.subject import Subject
 from harness.session import Trial, open_trial
+from harness.session.cri import CriTrial
 from harness.session.orders import ORDERS, Orders
 from harness.session.step import FINDINGS, StepFailed
 from harness.session.turns import Turn, take_turns
@@ -41,6 +44,7 @@ class Fleet:
     orders: Orders
     records: RunFolder
     _afloat: dict[str, tuple[contextlib.ExitStack, Trial]] = field(default_factory=dict)
+    _cri: dict[str, CriTrial] = field(default_factory=dict)
     _sunk: dict[str, BaseException] = field(default_factory=dict)
 
     def trial(self, subject: Subject) -> Trial:
@@ -68,6 +72,15 @@ class Fleet:
                 raise
         return self._afloat[subject.name][1]
 
+    def cri(self, trial: Trial) -> CriTrial:
+        """The same subject call by call; what is shared between tests goes with the trial."""
+        name = trial.subject.name
+        if name not in self._cri:
+            door: CriDoor = trial.client.door  # type: ignore[attr-defined]
+            self._cri[name] = CriTrial(trial, door)
+            self._afloat[name][0].callback(self._cri[name].close)
+        return self._cri[name]
+
     def close(self) -> None:
         """Take every trial down; the first error wins, and the others are taken down all the same.
 
@@ -81,6 +94,7 @@ class Fleet:
             for stack, _ in self._afloat.values():
                 all_of_them.push(stack)
             self._afloat.clear()
+            self._cri.clear()
 
     def _note(self, notes: list[str]) -> None:
         run = self.records.read().run
@@ -94,6 +108,9 @@ _RECORDS = pytest.StashKey[RunFolder]()
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "operation(name): the column of the report to which the test belongs")
     config.addinivalue_line("markers", "needs(*capabilities): what the subject has to offer, else the test is n/a")
+    config.addinivalue_line(
+        "markers", "breach(breach): how a runtime breaks what the test is about (harness.session.breach)"
+    )
     config.addinivalue_line("markers", "measured: takes its turn alone on the machine, and its times count")
     if ORDERS in os.environ:
         orders = Orders.read(Path(os.environ[ORDERS]))
@@ -108,9 +125,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "turn" in metafunc.fixturenames:
         turns = take_turns(orders.subjects, orders.blocks, orders.seed) if orders.phase is Phase.MEASURE else []
         metafunc.parametrize("turn", turns, ids=[f"{turn.block}-{turn.subject.name}" for turn in turns])
-    elif "trial" in metafunc.fixturenames:
+    elif used := [name for name in ("trial", "cri") if name in metafunc.fixturenames]:
         metafunc.parametrize(
-            "trial",
+            used[0],
             [
                 pytest.param(subject, id=subject.name, marks=pytest.mark.xdist_group(subject.slug))
                 for subject in orders.subjects
@@ -137,7 +154,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _subject_of(item: pytest.Item) -> Subject | None:
     params = getattr(getattr(item, "callspec", None), "params", {})
-    value = params.get("trial", params.get("turn"))
+    value = next((params[name] for name in ("trial", "cri", "turn") if name in params), None)
     return value.subject if isinstance(value, Turn) else value
 
 
@@ -148,6 +165,17 @@ def fleet(request: pytest.FixtureRequest) -> Iterator[Fleet]:
     ships = Fleet(config.stash[_ORDERS], config.stash[_RECORDS])
     yield ships
     ships.close()
+
+
+@pytest.fixture
+def cri(request: pytest.FixtureRequest, fleet: Fleet) -> Iterator[CriTrial]:
+    """One subject afloat, by the calls of the CRI. Whether it speaks CRI is known before its engine is started."""
+    subject: Subject = request.param
+    if Capability.CRI not in subject.capabilities:
+        raise NotOffered(f"{subject.name} {WHY_NOT[Capability.CRI]}")
+    calls = fleet.cri(fleet.trial(subject))
+    yield calls
+    calls.tidy()
 
 
 @pytest.fixture
@@ -187,7 +215,7 @@ def _judge(call: pytest.CallInfo[None]) -> tuple[Outcome, str]:
     if call.excinfo is None:
         return Outcome.PASS, ""
     error = call.excinfo.value
-    if isinstance(error, NotOffered):
+    if isinstance(error, NotOffered | NotExpressible):
         return Outcome.NA, str(error)
     if isinstance(error, Skipped):
         return Outcome.SKIP, str(error)

@@ -1,4 +1,4 @@
-"""The CRI v1 over a warm gRPC channel, as a kubelet speaks it. The only importer of grpc besides minirt."""
+"""The CRI v1 over a warm gRPC channel, as a kubelet speaks it."""
 
 from __future__ import annotations
 
@@ -8,22 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import grpc
 from cri_api.v1 import api_pb2 as cri
-from cri_api.v1 import api_pb2_grpc
 
 from harness.client.cri_config import container_config, sandbox_config
+from harness.client.cri_door import CALL_TIMEOUT_S
+from harness.client.cri_door_grpc import GrpcDoor
 from harness.client.crilog import parse_cri_log
-from harness.client.refusals import by_code
 from harness.client.tool import NativeTool
 from harness.client.verbs import Site
-from harness.errors import NotFound, Refused, Unreachable
+from harness.errors import NotFound, Refused
 from harness.model.container import ContainerSpec, ExecResult, LogLine, Network, Tally
 from harness.model.lifecycle import Contract, Operation, State
 
-CALL_TIMEOUT_S = 60.0
-CONNECT_TIMEOUT_S = 10.0
-_LONGEST_MESSAGE = 32 << 20
 _STATES = {
     cri.CONTAINER_CREATED: State.CREATED,
     cri.CONTAINER_RUNNING: State.RUNNING,
@@ -44,7 +40,7 @@ class CriGrpc:
     contract = Contract.CRI
 
     def __init__(self, site: Site) -> None:
-        """Connect. Raises `Unreachable` when the socket does not answer within `CONNECT_TIMEOUT_S`."""
+        """Connect. Raises `Unreachable` when nothing answers at the socket."""
         if site.socket is None:
             raise ValueError("a CRI client needs a socket")
         self.tally = Tally()
@@ -52,42 +48,32 @@ class CriGrpc:
         self._native = NativeTool(site.runner, site.native, self.tally)
         self._sandboxes: dict[str, _Sandbox] = {}
         self._logs: dict[str, Path] = {}
-        self._channel = grpc.insecure_channel(
-            f"unix://{site.socket}",
-            options=[("grpc.max_receive_message_length", _LONGEST_MESSAGE), ("grpc.enable_http_proxy", 0)],
-        )
-        self._runtime = api_pb2_grpc.RuntimeServiceStub(self._channel)  # type: ignore[no-untyped-call]
-        self._images = api_pb2_grpc.ImageServiceStub(self._channel)  # type: ignore[no-untyped-call]
-        try:
-            grpc.channel_ready_future(self._channel).result(CONNECT_TIMEOUT_S)
-        except grpc.FutureTimeoutError:
-            self.close()
-            raise Unreachable(f"nothing answers at {site.socket}", "UNAVAILABLE") from None
+        self.door = GrpcDoor(site.socket, self.tally)
 
     def via(self, operation: Operation) -> str:
         return self._native.name if operation in (Operation.PAUSE, Operation.RESUME) else ""
 
     def version(self) -> str:
-        answer = self._call(self._runtime.Version, cri.VersionRequest(version="v1"))
+        answer = self._call(cri.VersionRequest(version="v1"))
         return f"{answer.runtime_name} {answer.runtime_version}"
 
     def pull(self, image: str) -> str:
         request = cri.PullImageRequest(image=cri.ImageSpec(image=image))
-        return str(self._call(self._images.PullImage, request).image_ref)
+        return str(self._call(request).image_ref)
 
     def has_image(self, image: str) -> bool:
         request = cri.ImageStatusRequest(image=cri.ImageSpec(image=image))
-        return bool(self._call(self._images.ImageStatus, request).image.id)
+        return bool(self._call(request).image.id)
 
     def remove_image(self, image: str) -> None:
-        self._call(self._images.RemoveImage, cri.RemoveImageRequest(image=cri.ImageSpec(image=image)))
+        self._call(cri.RemoveImageRequest(image=cri.ImageSpec(image=image)))
 
     def run_sandbox(self, name: str, network: Network) -> str:
         logs = self._site.workspace / "logs" / name
         logs.mkdir(parents=True, exist_ok=True)
         config = cri.PodSandboxConfig(**sandbox_config(name, network, self._site.cgroup_parent, logs))
         request = cri.RunPodSandboxRequest(config=config, runtime_handler=self._site.handler)
-        sandbox = str(self._call(self._runtime.RunPodSandbox, request).pod_sandbox_id)
+        sandbox = str(self._call(request).pod_sandbox_id)
         self._sandboxes[sandbox] = _Sandbox(config, network, logs)
         return sandbox
 
@@ -98,10 +84,10 @@ class CriGrpc:
         return self._sandbox_state(sandbox) is not None
 
     def stop_sandbox(self, sandbox: str) -> None:
-        self._call(self._runtime.StopPodSandbox, cri.StopPodSandboxRequest(pod_sandbox_id=sandbox))
+        self._call(cri.StopPodSandboxRequest(pod_sandbox_id=sandbox))
 
     def remove_sandbox(self, sandbox: str) -> None:
-        self._call(self._runtime.RemovePodSandbox, cri.RemovePodSandboxRequest(pod_sandbox_id=sandbox))
+        self._call(cri.RemovePodSandboxRequest(pod_sandbox_id=sandbox))
         self._sandboxes.pop(sandbox, None)
 
     def create(self, spec: ContainerSpec) -> str:
@@ -114,16 +100,16 @@ class CriGrpc:
             config=cri.ContainerConfig(**container_config(spec, pod.network)),
             sandbox_config=pod.config,
         )
-        container = str(self._call(self._runtime.CreateContainer, request).container_id)
+        container = str(self._call(request).container_id)
         self._logs[container] = pod.logs / f"{spec.name}.log"
         return container
 
     def start(self, container: str) -> None:
-        self._call(self._runtime.StartContainer, cri.StartContainerRequest(container_id=container))
+        self._call(cri.StartContainerRequest(container_id=container))
 
     def exec(self, container: str, argv: Sequence[str], timeout_s: float = 10) -> ExecResult:
         request = cri.ExecSyncRequest(container_id=container, cmd=argv, timeout=math.ceil(timeout_s))
-        answer = self._call(self._runtime.ExecSync, request, timeout_s + 10)
+        answer = self._call(request, timeout_s + 10)
         return ExecResult(answer.stdout, answer.stderr, answer.exit_code)
 
     def pause(self, container: str) -> None:
@@ -156,29 +142,23 @@ class CriGrpc:
 
     def stop(self, container: str, grace_s: float) -> None:
         request = cri.StopContainerRequest(container_id=container, timeout=math.ceil(grace_s))
-        self._call(self._runtime.StopContainer, request, grace_s + CALL_TIMEOUT_S)
+        self._call(request, grace_s + CALL_TIMEOUT_S)
 
     def remove(self, container: str) -> None:
-        self._call(self._runtime.RemoveContainer, cri.RemoveContainerRequest(container_id=container))
+        self._call(cri.RemoveContainerRequest(container_id=container))
 
     def close(self) -> None:
-        self._channel.close()
+        self.door.close()
 
     def _status(self, container: str) -> Any:
-        return self._call(self._runtime.ContainerStatus, cri.ContainerStatusRequest(container_id=container)).status
+        return self._call(cri.ContainerStatusRequest(container_id=container)).status
 
     def _sandbox_state(self, sandbox: str) -> int | None:
         try:
             request = cri.PodSandboxStatusRequest(pod_sandbox_id=sandbox)
-            return int(self._call(self._runtime.PodSandboxStatus, request).status.state)
+            return int(self._call(request).status.state)
         except NotFound:
             return None
 
-    def _call(self, method: Any, request: Any, timeout_s: float = CALL_TIMEOUT_S) -> Any:
-        self.tally.rpcs += 1
-        name = type(request).__name__.removesuffix("Request")
-        self.tally.by_call[name] = self.tally.by_call.get(name, 0) + 1
-        try:
-            return method(request, timeout=timeout_s)
-        except grpc.RpcError as error:
-            raise by_code(error.code().name, error.details() or "") from error
+    def _call(self, request: Any, timeout_s: float = CALL_TIMEOUT_S) -> Any:
+        return self.door.send(type(request).__name__.removesuffix("Request"), request, timeout_s)

@@ -12,6 +12,8 @@ class Capability(StrEnum):
     """pulls from a registry, and removes what it pulled"""
     SANDBOX = "sandbox"
     """has pods (CRI pod sandboxes)"""
+    CRI = "cri"
+    """speaks the Container Runtime Interface"""
     EXEC = "exec"
     PAUSE = "pause"
     """pauses and resumes, by its API or by its engine's native tool (the record's `via` tells)"""
@@ -28,6 +30,7 @@ class Capability(StrEnum):
 WHY_NOT: dict[Capability, str] = {
     Capability.IMAGES: "has no images: the harness unpacks a bundle for it",
     Capability.SANDBOX: "has no pods",
+    Capability.CRI: "does not speak CRI",
     Capability.EXEC: "has no exec",
     Capability.PAUSE: "has no pause, and its engine has no native tool that does it",
     Capability.LOGS: "keeps no logs",

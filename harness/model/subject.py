@@ -12,7 +12,7 @@ from harness.errors import UnknownSubject, UsageError
 from harness.model.capability import Capability
 
 CRI_CAPABILITIES = frozenset(Capability)
-DOCKER_CAPABILITIES = frozenset(Capability) - {Capability.SANDBOX}
+DOCKER_CAPABILITIES = frozenset(Capability) - {Capability.SANDBOX, Capability.CRI}
 CTR_CAPABILITIES = frozenset(
     {Capability.IMAGES, Capability.EXEC, Capability.PAUSE, Capability.LOGS, Capability.EXIT_CODE}
 )

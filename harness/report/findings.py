@@ -6,13 +6,13 @@ import shlex
 from collections.abc import Iterable, Sequence
 
 from harness.model.record import Outcome, Record
-from harness.report.matrix import COLUMNS, Finding
+from harness.report.matrix import AREAS, COLUMNS, Finding
 from harness.report.words import clean, name
 from harness.store import RunData
 
 _ORDER = (Outcome.ERROR, Outcome.FAIL, Outcome.SKIP, Outcome.NA)
 _AGAIN = "reproduce: "
-_RANKS = {column.operation: rank for rank, column in enumerate(COLUMNS)}
+_RANKS = {column.operation: rank for rank, column in enumerate((*COLUMNS, *AREAS))}
 
 
 def find_findings(runs: Sequence[RunData], labels: Sequence[str]) -> tuple[Finding, ...]:

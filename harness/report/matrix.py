@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from harness.model.area import Area
 from harness.model.lifecycle import Operation
 from harness.model.record import Outcome, Run
 
@@ -40,7 +41,10 @@ COLUMNS: tuple[Column, ...] = (
     Column(Operation.REMOVE_IMAGE, "remove image"),
 )
 
-TITLES: Mapping[str, str] = {column.operation: column.title for column in (*COLUMNS, OTHER)}
+AREAS: tuple[Column, ...] = tuple(Column(area, area.name.lower()) for area in Area)
+"""Of the suite that checks the CRI call by call; shown where a run has it."""
+
+TITLES: Mapping[str, str] = {column.operation: column.title for column in (*COLUMNS, *AREAS, OTHER)}
 
 MARKS: Mapping[Outcome, str] = {
     Outcome.PASS: "✓",

@@ -15,7 +15,7 @@ from harness.model.record import Outcome, Phase, Record
 from harness.report.figures import find_overhead, find_pods, find_taxes
 from harness.report.findings import find_findings
 from harness.report.load import NUMBERS, frame
-from harness.report.matrix import COLUMNS, OTHER, TITLES, Cell, Cost, Head, Held, Matrix, Row
+from harness.report.matrix import AREAS, COLUMNS, OTHER, TITLES, Cell, Cost, Head, Held, Matrix, Row
 from harness.report.words import clean, name
 from harness.store import RunData
 
@@ -45,10 +45,10 @@ def find_matrix(runs: Sequence[RunData]) -> Matrix:
         for index, data in enumerate(runs)
         for subject in _subjects(data)
     ]
-    others = any(OTHER.operation in row.cells for row in rows)
+    further = [column for column in (*AREAS, OTHER) if any(column.operation in row.cells for row in rows)]
     return Matrix(
         runs=heads,
-        columns=(*COLUMNS, OTHER) if others else COLUMNS,
+        columns=(*COLUMNS, *further),
         rows=tuple(rows),
         findings=find_findings(runs, [head.label for head in heads]),
         overhead=find_overhead(samples),

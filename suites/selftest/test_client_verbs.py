@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from arena_traces import fresh_run, traces
 
-from harness.client import cri_grpc
+from harness.client import cri_door_grpc
 from harness.client.opening import open_client
 from harness.client.verbs import Client, Site
 from harness.clock import wait_until
@@ -236,7 +236,7 @@ def _site(tmp_path: Path) -> Site:
 
 @pytest.mark.parametrize("client", ["grpc", "sdk"])
 def test_nobody_at_the_socket(client: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cri_grpc, "CONNECT_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(cri_door_grpc, "CONNECT_TIMEOUT_S", 0.05)
     subject = Subject("x", "attached", client, "builtin", frozenset())
     with pytest.raises(Unreachable, match=r"nobody\.sock"), open_client(subject, _site(tmp_path)):
         pass
