@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 from cri_api.v1 import api_pb2 as api
 from cri_api.v1 import api_pb2_grpc
+from minirt_registry import busybox_layer, serving_registry
 
 from harness.clock import wait_until
 from harness.linux.mounts import read_mounts
@@ -189,3 +190,15 @@ def running(daemon: Daemon) -> Iterator[Daemon]:
             with contextlib.suppress(OSError):
                 path.rmdir()
         assert done.returncode == 0, done.stderr
+
+
+@contextlib.contextmanager
+def running_with_image(
+    top: Path, extra: Sequence[str] = (), prefix: Sequence[str] = ()
+) -> Iterator[tuple[Daemon, str]]:
+    """The same with an image pulled, whose name is given too."""
+    with running(Daemon(top, prefix, extra)) as daemon:
+        with serving_registry() as registry:
+            registry.add_image("busybox", "1", [busybox_layer()], {"Env": ["PATH=/bin"], "Cmd": ["true"]})
+            image = daemon.pull(f"{registry.address}/busybox:1")
+        yield daemon, image

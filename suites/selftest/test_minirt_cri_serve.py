@@ -664,6 +664,15 @@ def test_a_bridge_in_namespaces_of_our_own(tmp_path: Path) -> None:
         assert daemon.exec(id, "hostname").stdout == b"afloat\n"
         assert daemon.exec(id, "cat", "/etc/hostname").stdout == b"afloat\n"
         assert list((tmp_path / "leases").rglob("10.123.0.*"))
+        daemon.exec(id, "ping", "-c", "2", "-W", "2", "10.123.0.1")
+        network = daemon.runtime.PodSandboxStats(api.PodSandboxStatsRequest(pod_sandbox_id=pod)).stats.linux.network
+        assert [row.name for row in network.interfaces] == ["eth0"]
+        assert network.default_interface.rx_bytes.value > 0
+        assert network.default_interface.tx_bytes.value > 0
+        [metrics] = daemon.runtime.ListPodSandboxMetrics(api.ListPodSandboxMetricsRequest()).pod_metrics
+        sent = next(row for row in metrics.metrics if row.name == "container_network_transmit_bytes_total")
+        assert sent.label_values[-1] == "eth0"
+        assert sent.value.value >= network.default_interface.tx_bytes.value
         daemon.remove_pod(pod)
         assert not list((tmp_path / "leases").rglob("10.123.0.*"))
         second = daemon.pod("second", network=api.NamespaceMode.POD)
