@@ -664,7 +664,7 @@ def test_a_bridge_in_namespaces_of_our_own(tmp_path: Path) -> None:
         assert daemon.exec(id, "hostname").stdout == b"afloat\n"
         assert daemon.exec(id, "cat", "/etc/hostname").stdout == b"afloat\n"
         assert list((tmp_path / "leases").rglob("10.123.0.*"))
-        daemon.exec(id, "ping", "-c", "2", "-W", "2", "10.123.0.1")
+        daemon.exec(id, "busybox", "ping", "-c", "2", "-W", "2", "10.123.0.1")
         network = daemon.runtime.PodSandboxStats(api.PodSandboxStatsRequest(pod_sandbox_id=pod)).stats.linux.network
         assert [row.name for row in network.interfaces] == ["eth0"]
         assert network.default_interface.rx_bytes.value > 0
