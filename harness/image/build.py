@@ -7,14 +7,22 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from harness import paths
 from harness.errors import MachineError
-from harness.image.layer import Blob, Entry, Layer, build_layer
+from harness.image.layer import LAYER_TYPE, Blob, Entry, Layer, build_layer
 
 BUSYBOX_PATHS = (Path("/bin/busybox"), Path("/usr/bin/busybox"), Path("/usr/lib/busybox-static/busybox"))
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
+DOCKER_TYPES: Mapping[str, str] = {
+    MANIFEST_TYPE: "application/vnd.docker.distribution.manifest.v2+json",
+    INDEX_TYPE: "application/vnd.docker.distribution.manifest.list.v2+json",
+    CONFIG_TYPE: "application/vnd.docker.container.image.v1+json",
+    LAYER_TYPE: "application/vnd.docker.image.rootfs.diff.tar.gzip",
+}
 ARCHITECTURES = {62: "amd64", 183: "arm64", 243: "riscv64", 22: "s390x", 21: "ppc64le"}
 """GOARCH by ELF e_machine"""
 
@@ -25,6 +33,8 @@ class Image:
 
     name: str
     blobs: tuple[Blob, ...]
+    architecture: str = ""
+    """empty for an index"""
 
     @property
     def manifest(self) -> Blob:
@@ -47,7 +57,15 @@ def build_images(busybox: Path) -> list[Image]:
     architecture = program_architecture(program)
     data = json.loads((paths.fixtures() / "images.json").read_text())
     layers = {name: build_layer(_entries(rows, program)) for name, rows in data["layers"].items()}
-    return [_image(row, layers, architecture) for row in data["images"]]
+    images: list[Image] = []
+    for row in data["images"]:
+        own = dict(layers)
+        if "packing" in row:
+            last = row["layers"][-1]
+            own[last] = build_layer(_entries(data["layers"][last], program), row["packing"])
+        images.append(_image(row, own, row.get("architecture", architecture)))
+    by_name = {image.name: image for image in images}
+    return images + [_index(row, [by_name[name] for name in row["images"]]) for row in data["indexes"]]
 
 
 def write_images(folder: Path, busybox: Path | None = None) -> dict[str, str]:
@@ -63,7 +81,9 @@ def write_images(folder: Path, busybox: Path | None = None) -> dict[str, str]:
             (blobs / blob.digest.removeprefix("sha256:")).write_bytes(blob.data)
     manifests = {image.name: image.manifest.digest for image in images}
     (folder / "manifests.json").write_text(
-        json.dumps({image.name: {"digest": image.manifest.digest, "type": MANIFEST_TYPE} for image in images})
+        json.dumps(
+            {image.name: {"digest": image.manifest.digest, "type": image.manifest.media_type} for image in images}
+        )
     )
     return manifests
 
@@ -85,32 +105,47 @@ def _entries(rows: Sequence[Mapping[str, object]], busybox: bytes) -> list[Entry
     return entries
 
 
-def _image(row: Mapping[str, object], layers: Mapping[str, Layer], architecture: str) -> Image:
-    used = [layers[str(name)] for name in row["layers"]]  # type: ignore[attr-defined]
+def _image(row: Mapping[str, Any], layers: Mapping[str, Layer], architecture: str) -> Image:
+    used = [layers[name] for name in row["layers"]]
+    kinds = DOCKER_TYPES if row.get("types") == "docker" else {}
+    diff_ids = [layer.diff_id for layer in used]
+    if row.get("forged"):
+        diff_ids[-1] = f"sha256:{'0' * 64}"
     config = Blob(
         _json(
             {
                 "architecture": architecture,
                 "os": "linux",
                 "config": row["config"],
-                "rootfs": {"type": "layers", "diff_ids": [layer.diff_id for layer in used]},
-                "history": [{"created_by": f"seatrial {name}"} for name in row["layers"]],  # type: ignore[attr-defined]
+                "rootfs": {"type": "layers", "diff_ids": diff_ids},
+                "history": [{"created_by": f"seatrial {name}"} for name in row["layers"]],
             }
         ),
-        CONFIG_TYPE,
+        kinds.get(CONFIG_TYPE, CONFIG_TYPE),
     )
+    blobs = [Blob(layer.blob.data, kinds.get(layer.blob.media_type, layer.blob.media_type)) for layer in used]
+    kind = kinds.get(MANIFEST_TYPE, MANIFEST_TYPE)
     manifest = Blob(
         _json(
             {
                 "schemaVersion": 2,
-                "mediaType": MANIFEST_TYPE,
+                "mediaType": kind,
                 "config": config.descriptor(),
-                "layers": [layer.blob.descriptor() for layer in used],
+                "layers": [blob.descriptor() for blob in blobs],
             }
         ),
-        MANIFEST_TYPE,
+        kind,
     )
-    return Image(str(row["name"]), (*(layer.blob for layer in used), config, manifest))
+    return Image(row["name"], (*blobs, config, manifest), architecture)
+
+
+def _index(row: Mapping[str, Any], images: Sequence[Image]) -> Image:
+    kind = DOCKER_TYPES[INDEX_TYPE] if row.get("types") == "docker" else INDEX_TYPE
+    manifests = [
+        image.manifest.descriptor() | {"platform": {"os": "linux", "architecture": image.architecture}}
+        for image in images
+    ]
+    return Image(row["name"], (Blob(_json({"schemaVersion": 2, "mediaType": kind, "manifests": manifests}), kind),))
 
 
 def _json(value: object) -> bytes:

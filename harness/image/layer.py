@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
+_ZSTD_BLOCK_BYTES = 128 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +48,11 @@ class Layer:
     diff_id: str
 
 
-def build_layer(entries: Iterable[Entry]) -> Layer:
-    """Pack `entries` in the order given: root's, from 1970, in the ustar format, with gzip's own clock stopped."""
+def build_layer(entries: Iterable[Entry], packing: str = "gzip") -> Layer:
+    """Pack `entries` in the order given: root's, from 1970, in the ustar format; `packing`: gzip, zstd or plain.
+
+    Nothing is compressed: what a compressor makes of the same bytes changes from one version to the next.
+    """
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for entry in entries:
@@ -65,8 +69,21 @@ def build_layer(entries: Iterable[Entry]) -> Layer:
                 info.type = tarfile.DIRTYPE
             tar.addfile(info, content)
     plain = archive.getvalue()
-    # Level 0 stores without compressing: what a compressor makes of the same bytes changes from one zlib to the next.
+    kind = LAYER_TYPE if packing == "gzip" else LAYER_TYPE.replace("+gzip", "+zstd" if packing == "zstd" else "")
+    packed = _gzip(plain) if packing == "gzip" else _zstd(plain) if packing == "zstd" else plain
+    return Layer(Blob(packed, kind), f"sha256:{sha256(plain).hexdigest()}")
+
+
+def _gzip(plain: bytes) -> bytes:
     packed = gzip.compress(plain, compresslevel=0, mtime=0)
     # RFC 1952: the byte OS tells the machine that wrote it; 255 is "unknown".
-    packed = packed[:9] + b"\xff" + packed[10:]
-    return Layer(Blob(packed, LAYER_TYPE), f"sha256:{sha256(plain).hexdigest()}")
+    return packed[:9] + b"\xff" + packed[10:]
+
+
+def _zstd(plain: bytes) -> bytes:
+    """A frame of raw blocks (RFC 8878, 3.1.1): a window of 128 KB, no checksum, no size."""
+    size = _ZSTD_BLOCK_BYTES
+    pieces = [plain[at : at + size] for at in range(0, len(plain), size)] or [b""]
+    last = len(pieces) - 1
+    blocks = ((len(piece) << 3 | (at == last)).to_bytes(3, "little") + piece for at, piece in enumerate(pieces))
+    return b"\x28\xb5\x2f\xfd\x00\x38" + b"".join(blocks)

@@ -7,11 +7,13 @@ namespace, and its CPU time is on nobody's account. Prints ``host:port`` once it
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import os
 import re
 import signal
 import sys
+from collections.abc import Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,6 +22,12 @@ from urllib.parse import unquote, urlsplit
 NAME = r"[a-z0-9]+(?:[._/-][a-z0-9]+)*"
 ROUTE = re.compile(rf"/v2/(?P<name>{NAME})/(?P<kind>manifests|blobs|tags)/(?P<reference>[A-Za-z0-9_][A-Za-z0-9._:-]*)")
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+USER, PASSWORD, TOKEN = "sailor", "harbour", "a-token-of-the-harbour"
+LOCKED = {"private": "Basic", "guarded": "Bearer"}
+"""The first part of the names that want a password, or a token that is given for the password."""
+NOTHING: Mapping[str, str] = {}
+TAMPERED = "tampered/"
+"""Blobs of these names come with their last byte turned over."""
 RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 
 
@@ -66,7 +74,16 @@ class Handler(BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path)
         if path in ("/v2", "/v2/"):
             return self._json(HTTPStatus.OK, {}, body)
+        if path == "/token":
+            if not self._knows_password():
+                return self._lock("Basic", body)
+            return self._json(HTTPStatus.OK, {"token": TOKEN}, body)
         match = ROUTE.fullmatch(path)
+        lock = LOCKED.get(match["name"].partition("/")[0]) if match else None
+        if lock and not (
+            self._knows_password() if lock == "Basic" else self.headers.get("Authorization") == f"Bearer {TOKEN}"
+        ):
+            return self._lock(lock, body)
         if match is None:
             return self._refuse("UNSUPPORTED", "no such endpoint", body)
         name, kind, reference = match["name"], match["kind"], match["reference"]
@@ -86,7 +103,22 @@ class Handler(BaseHTTPRequestHandler):
         blob = self.images.blob(digest)
         if blob is None:
             return self._refuse("BLOB_UNKNOWN", f"no blob {reference}", body)
+        if kind == "blobs" and name.startswith(TAMPERED):
+            data = blob.read_bytes()
+            return self._send(HTTPStatus.OK, data[:-1] + bytes([data[-1] ^ 0xFF]), media_type, body)
         return self._send_file(blob, digest, media_type, body)
+
+    def _knows_password(self) -> bool:
+        """RFC 7617."""
+        kind, _, words = self.headers.get("Authorization", "").partition(" ")
+        return kind == "Basic" and words == base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+
+    def _lock(self, kind: str, body: bool) -> None:
+        """distribution-spec, and the token authentication of the Docker registry."""
+        where = f'realm="http://{self.headers["Host"]}/token",service="seatrial",scope="pull"'
+        challenge = 'Basic realm="seatrial"' if kind == "Basic" else f"Bearer {where}"
+        errors = {"errors": [{"code": "UNAUTHORIZED", "message": "a password is needed"}]}
+        self._json(HTTPStatus.UNAUTHORIZED, errors, body, {"WWW-Authenticate": challenge})
 
     def _send_file(self, path: Path, digest: str, media_type: str, body: bool) -> None:
         with path.open("rb") as file:
@@ -121,12 +153,18 @@ class Handler(BaseHTTPRequestHandler):
         """distribution-spec, "Error Codes"."""
         self._json(HTTPStatus.NOT_FOUND, {"errors": [{"code": code, "message": message}]}, body)
 
-    def _json(self, status: HTTPStatus, value: object, body: bool) -> None:
-        data = json.dumps(value).encode()
+    def _json(self, status: HTTPStatus, value: object, body: bool, headers: Mapping[str, str] = NOTHING) -> None:
+        self._send(status, json.dumps(value).encode(), "application/json", body, headers)
+
+    def _send(
+        self, status: HTTPStatus, data: bytes, kind: str, body: bool, headers: Mapping[str, str] = NOTHING
+    ) -> None:
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(data)))
         self.send_header("Docker-Distribution-API-Version", "registry/2.0")
+        for name, text in headers.items():
+            self.send_header(name, text)
         self.end_headers()
         if body:
             self.wfile.write(data)

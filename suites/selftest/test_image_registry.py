@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import http.client
 import json
@@ -19,6 +20,7 @@ from harness.command import HostRunner
 from harness.errors import MachineError
 from harness.image.build import write_images
 from harness.image.registry import serve
+from harness.image.server import PASSWORD, USER
 
 NAME = "seatrial/busybox"
 
@@ -138,3 +140,29 @@ def test_it_ends_with_the_context(images: tuple[Path, dict[str, str]]) -> None:
         assert ask(str(where), "/v2/")[0] == 200
     with pytest.raises(ConnectionRefusedError):
         ask(str(where), "/v2/")
+
+
+def test_a_private_repository_wants_its_password(address: str) -> None:
+    basic = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+    status, headers, _ = ask(address, "/v2/private/spare/manifests/1")
+    assert (status, headers["WWW-Authenticate"]) == (401, 'Basic realm="seatrial"')
+    assert ask(address, "/v2/private/spare/manifests/1", Authorization="Basic xxxx")[0] == 401
+    assert ask(address, "/v2/private/spare/manifests/1", Authorization=f"Basic {basic}")[0] == 200
+
+
+def test_a_guarded_repository_wants_a_token_that_the_password_buys(address: str) -> None:
+    basic = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+    status, headers, _ = ask(address, "/v2/guarded/spare/manifests/1", Authorization=f"Basic {basic}")
+    assert status == 401
+    assert headers["WWW-Authenticate"].startswith(f'Bearer realm="http://{address}/token"')
+    assert ask(address, "/token")[0] == 401
+    token = json.loads(ask(address, "/token", Authorization=f"Basic {basic}")[2])["token"]
+    assert ask(address, "/v2/guarded/spare/manifests/1", Authorization=f"Bearer {token}")[0] == 200
+
+
+def test_a_tampered_blob_is_not_what_its_digest_says(address: str) -> None:
+    manifest = json.loads(ask(address, "/v2/tampered/spare/manifests/1")[2])
+    for row in (manifest["config"], *manifest["layers"]):
+        _, _, data = ask(address, f"/v2/tampered/spare/blobs/{row['digest']}")
+        assert len(data) == row["size"]
+        assert f"sha256:{hashlib.sha256(data).hexdigest()}" != row["digest"]
