@@ -1,4 +1,7 @@
-"""The command ``minirt``: ``serve`` and ``shutdown`` are the CRI daemon's, every other verb the OCI runtime's."""
+"""The command ``minirt``: ``serve`` and ``shutdown`` are the CRI daemon's, every other verb the OCI runtime's.
+
+``supervise`` is for the daemon alone: its next supervisor, when the one that it was born with has been killed.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,10 @@ def main() -> int:
         from harness.minirt.cri.serve import shutdown_main
 
         return shutdown_main(arguments[1:])
+    if arguments[:1] == ["supervise"] and len(arguments) == 2:
+        from harness.minirt.supervisor.start import serve_alone
+
+        return serve_alone(arguments[1])
     from harness.minirt.oci.command import main as oci
 
     status = oci(arguments)

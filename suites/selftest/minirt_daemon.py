@@ -18,6 +18,8 @@ from minirt_registry import busybox_layer, serving_registry
 
 from harness.clock import wait_until
 from harness.linux.mounts import read_mounts
+from harness.minirt.errors import Unavailable
+from harness.minirt.supervisor.client import Supervisor
 
 CGROUP = f"/seatrial-test-cri-{os.getpid()}"
 """each process of a parallel run has its own"""
@@ -81,6 +83,22 @@ class Daemon:
         """Run minirt's OCI command line on this daemon's containers."""
         argv = [sys.executable, "-m", "harness.minirt", "--root", str(self.state / "containers"), *words]
         return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+
+    def supervisor_pid(self) -> int:
+        """The pid of the supervisor; 0 where none answers."""
+        supervisor = Supervisor(self.state / "supervisor.sock")
+        try:
+            return int(supervisor.call("hello")["pid"])
+        except Unavailable:
+            return 0
+        finally:
+            supervisor.close()
+
+    def kill_supervisor(self) -> None:
+        """SIGKILL; returns once it is gone, or a zombie."""
+        pid = self.supervisor_pid()
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: has_ended(pid), 10, "the end of the supervisor")
 
     # -- calls ---------------------------------------------------------------------------------------------------------
 
@@ -175,6 +193,14 @@ class Daemon:
             "cgroups": [str(path) for path in Path("/sys/fs/cgroup").glob(f"*{CGROUP}/*") if path.is_dir()],
             "files": files,
         }
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process is gone, or a zombie that nobody has reaped yet."""
+    try:
+        return not Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 @contextlib.contextmanager

@@ -15,9 +15,8 @@ from pathlib import Path
 import grpc
 import pytest
 from cri_api.v1 import api_pb2 as api
-from minirt_daemon import CGROUP, Daemon, running
+from minirt_daemon import CGROUP, Daemon, has_ended, running
 from minirt_registry import busybox_layer, serving_registry
-from minirt_streams import SpdyClient
 
 from harness.clock import wait_until
 from harness.linux import syscalls
@@ -521,65 +520,13 @@ def test_shutdown_ends_a_daemon_that_still_runs(tmp_path: Path) -> None:
 def test_shutdown_after_both_were_killed(tmp_path: Path) -> None:
     with serving(tmp_path) as daemon:
         id = daemon.run(daemon.pod(), IMAGE[0], FOREVER)
-        supervisor = int(daemon.exec(id, "true") is not None and supervisor_pid(daemon))
+        supervisor = int(daemon.exec(id, "true") is not None and daemon.supervisor_pid())
         daemon.end(signal.SIGKILL)
         os.kill(supervisor, signal.SIGKILL)
         wait_until(lambda: has_ended(supervisor), 10, "the end of the supervisor")
         done = daemon.shut_down()
         assert (done.returncode, done.stderr) == (0, "")
         wait_until(lambda: {**daemon.left(), "files": []} == NOTHING, 10, "nothing to be left")
-
-
-def test_containers_of_a_supervisor_that_was_killed_are_taken_over(tmp_path: Path) -> None:
-    with serving(tmp_path) as daemon:
-        pod = daemon.pod()
-        id = daemon.run(pod, IMAGE[0], "while :; do sleep 0.1; done")
-        supervisor = supervisor_pid(daemon)
-        daemon.end(signal.SIGKILL)
-        os.kill(supervisor, signal.SIGKILL)
-        wait_until(lambda: has_ended(supervisor), 10, "the end of the supervisor")
-        daemon.start()
-        assert daemon.status(id).state == api.CONTAINER_RUNNING
-        assert daemon.exec(id, "echo", "here").stdout == b"here\n"
-        url = daemon.runtime.Attach(api.AttachRequest(container_id=id, stdout=True)).url
-        with SpdyClient(url, ("error", "stdout")) as client:
-            assert "its supervisor was killed" in client.read_to_end()["message"]
-        daemon.stop(id, 1)
-        assert daemon.status(id).state == api.CONTAINER_EXITED
-        assert cgroups_of(id) == []
-        daemon.remove_pod(pod)
-
-
-def has_ended(pid: int) -> bool:
-    """Whether a process is gone, or a zombie that nobody has reaped yet."""
-    try:
-        return not Path(f"/proc/{pid}/cmdline").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-
-
-def supervisor_pid(daemon: Daemon) -> int:
-    from harness.minirt.supervisor.client import Supervisor
-
-    supervisor = Supervisor(daemon.state / "supervisor.sock")
-    try:
-        return int(supervisor.call("hello")["pid"])
-    finally:
-        supervisor.close()
-
-
-def test_a_supervisor_that_was_killed_is_told_of(tmp_path: Path) -> None:
-    with serving(tmp_path) as daemon:
-        os.kill(supervisor_pid(daemon), signal.SIGKILL)
-
-        def ready() -> bool:
-            rows = daemon.runtime.Status(api.StatusRequest()).status.conditions
-            return bool(next(row.status for row in rows if row.type == "RuntimeReady"))
-
-        wait_until(lambda: not ready(), 10, "the status to say so")
-        with pytest.raises(grpc.RpcError) as error:
-            daemon.pod()
-        assert code(error) == grpc.StatusCode.UNAVAILABLE
 
 
 def test_two_daemons_do_not_share_a_state_folder(tmp_path: Path) -> None:

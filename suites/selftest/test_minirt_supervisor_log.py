@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.linux import syscalls
 from harness.minirt.supervisor.log import LONGEST_LINE_BYTES, LogFile, Stream, timestamp
 
 NOW = 1_700_000_000_123_456_789
@@ -89,3 +92,31 @@ def test_no_log_is_wanted() -> None:
     log = LogFile("")
     log.write(b"nowhere")
     log.close()
+
+
+@contextlib.contextmanager
+def tmpfs(folder: Path, options: str) -> Iterator[None]:
+    syscalls.mount("small", str(folder), "tmpfs", 0, options)
+    try:
+        yield
+    finally:
+        syscalls.umount2(str(folder), syscalls.MNT_DETACH)
+
+
+def test_a_line_is_whole_or_not_there(tmp_path: Path) -> None:
+    """A full disk of one page: what has begun is taken back, and writing goes on once there is space."""
+    told: list[tuple[str, int]] = []
+    with tmpfs(tmp_path, "size=16k"):
+        ballast = tmp_path / "ballast"
+        ballast.write_bytes(bytes(8192))
+        log = LogFile(str(tmp_path / "log"), lambda problem, lost_bytes: told.append((problem, lost_bytes)))
+        for number in range(20):
+            log.write(b"%03d %s\n" % (number, b"x" * 994) * 2)
+        first = (tmp_path / "log").read_bytes()
+        assert told == [("no space left on device", 0)]
+        assert 0 < len(first) < 20 * 2 * 999 and first.endswith(b"x\n")
+        ballast.unlink()
+        log.write(b"again\n")
+        log.close()
+        assert told[1:] == [("", 20 * 2 * 999 - len(first))]
+        assert (tmp_path / "log").read_bytes() == first + b"again\n"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 
 import pytest
 
 from harness.linux import syscalls
-from harness.minirt.supervisor.container import reap
+from harness.minirt.supervisor.container import exit_code_of_stranger, reap
 from harness.minirt.supervisor.loop import Loop
 from harness.minirt.supervisor.pod import sysctl_path
 
@@ -73,8 +74,11 @@ def test_exit_codes(number: int, code: int) -> None:
     pidfd = syscalls.pidfd_open(pid)
     if number:
         os.kill(pid, number)
+    assert select.select([pidfd], [], [], 10)[0]
+    assert exit_code_of_stranger(pid, pidfd) == code  # it is a zombie
     assert reap(pidfd) == code
     assert reap(pidfd) == 255  # it is nobody's child any more
+    assert exit_code_of_stranger(pid, pidfd) in (code, None)
     os.close(pidfd)
 
 

@@ -274,6 +274,16 @@ def place_of(layout: Layout, path: str, id: str, resources: Resources) -> Cgroup
     return Cgroup(1, {name: _folder(layout.v1[name], path) for name in dict.fromkeys(wanted) if name in layout.v1})
 
 
+def find(layout: Layout, path: str) -> Cgroup:
+    """What there is of a cgroup by its path, in whichever hierarchies; empty where there is nothing."""
+    if layout.version == 2:
+        assert layout.unified is not None
+        places = {"": _folder(layout.unified, path)}
+    else:
+        places = {name: _folder(hierarchy, path) for name, hierarchy in layout.v1.items()}
+    return Cgroup(layout.version, {name: folder for name, folder in places.items() if os.path.isdir(folder)})
+
+
 def _folder(hierarchy: Hierarchy, path: str) -> str:
     start = hierarchy.folder if path.startswith("/") else f"{hierarchy.folder}{hierarchy.own.rstrip('/')}"
     return f"{start}/{path.lstrip('/')}"

@@ -10,7 +10,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,9 @@ class Containers:
                     container = Container.from_json(row)
             if container is None:
                 log.warning("a container without a readable record is removed", container=id)
+                if id in supervised:
+                    self._supervisor.call("stop", id=id, signal=signal.SIGKILL, timeout_s=0)
+                    self._supervisor.call("forget", id=id)
                 self._discard(id)
                 continue
             self._adopt(container, supervised.get(id))
@@ -95,14 +98,33 @@ class Containers:
             if id not in self._containers:
                 self._discard(id)
 
+    def running_ids(self) -> frozenset[str]:
+        """The ids of all that run."""
+        with self._lock:
+            return frozenset(row.id for row in self._containers.values() if row.state == RUNNING)
+
+    def reconcile(self, supervised: Mapping[str, Mapping[str, Any]], ran: Collection[str]) -> None:
+        """Set right what is known by what a new supervisor says; `ran` were running when the old one had gone."""
+        for facts in supervised.values():
+            self.apply(facts)
+        for container in self.list():
+            if container.id in ran and container.id not in supervised:
+                self.apply(self._last_facts(container) or _lost(container))
+
+    def _last_facts(self, container: Container) -> Mapping[str, Any] | None:
+        """What a supervisor has written down of the end of a container, if anything."""
+        try:
+            facts: dict[str, Any] = json.loads((self._state / container.id / "exit.json").read_bytes())
+        except (OSError, ValueError):
+            return None
+        return facts
+
     def _adopt(self, container: Container, facts: Mapping[str, Any] | None) -> None:
         was = container.state
         container.state = CREATED if was == RUNNING else was
         if was == EXITED:
             return
-        if facts is None:
-            with contextlib.suppress(OSError, ValueError):
-                facts = json.loads((self._state / container.id / "exit.json").read_bytes())
+        facts = facts or self._last_facts(container)
         if facts is not None:
             container.apply(facts)
         elif was == RUNNING or not (self._state / container.id / "config.json").exists():
@@ -326,6 +348,12 @@ class Containers:
         if container.state != RUNNING:
             raise WrongState(f"container {container.id} is not running")
         self._supervisor.call("reopen log", id=container.id)
+
+
+def _lost(container: Container) -> Mapping[str, Any]:
+    """The end of a container of which nobody knows how it was."""
+    facts = {"id": container.id, "pid": 0, "started_ns": container.started_ns, "finished_ns": time.time_ns()}
+    return {**facts, "exit_code": UNKNOWN_EXIT_CODE, "exit_known": False}
 
 
 def _name(container: Container) -> tuple[str, str, int]:

@@ -6,8 +6,7 @@ import contextlib
 import gc
 import os
 import signal
-import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from harness.minirt.cri.lock import only_one
 from harness.minirt.cri.options import Options
 from harness.minirt.cri.pods import Pods
 from harness.minirt.cri.runtime_service import RuntimeService
+from harness.minirt.cri.supervision import Facts, Supervision
 from harness.minirt.cri.translate import HostFacts
 from harness.minirt.images.pull import Puller
 from harness.minirt.images.snapshot import Snapshots
@@ -52,7 +52,6 @@ class Daemon:
     """Everything between the socket and the supervisor."""
 
     def __init__(self, options: Options, child: int = 0) -> None:
-        self._child = child
         root, state = Path(options.root), Path(options.state)
         self.options = options
         self.supervisor = Supervisor(options.supervisor_socket)
@@ -67,46 +66,43 @@ class Daemon:
         self.containers = Containers(
             root, state, self.supervisor, self.pods, self.images, self.snapshots, read_host_facts()
         )
-        self._supervisor_gone = ""
-        self._loaded = threading.Event()
-        self._failure: BaseException | None = None
+        self._ran: frozenset[str] = frozenset()
+        self._is_loaded = False
+        self._supervision = Supervision(
+            self.supervisor, options.state, child, welcome=self._welcome, event=self._event, lost=self._lost
+        )
 
     def load(self) -> None:
         """Read what was left by an earlier daemon, set right by the supervisor, and follow what happens from now on."""
-        threading.Thread(target=self._follow, name="events", daemon=True).start()
-        self._loaded.wait()
-        if self._failure is not None:
-            raise self._failure
+        self._supervision.start()
 
-    def _follow(self) -> None:
-        def welcome(facts: dict[str, Any]) -> None:
-            try:
-                self.pods.load()
-                self.containers.load({row["id"]: row for row in facts["containers"]})
-                log.info("loaded", pods=len(self.pods.list()), containers=len(self.containers.list()))
-            finally:
-                self._loaded.set()
+    def _welcome(self, supervised: Facts) -> None:
+        if not self._is_loaded:
+            self._is_loaded = True
+            self.pods.load()
+            self.containers.load(supervised)
+            log.info("loaded", pods=len(self.pods.list()), containers=len(self.containers.list()))
+        else:
+            self.pods.sweep()
+            self.containers.reconcile(supervised, self._ran)
 
-        def event(message: dict[str, Any]) -> None:
+    def _lost(self) -> None:
+        self._ran = self.containers.running_ids()
+
+    def _event(self, message: Mapping[str, Any]) -> None:
+        if message["event"] == "ended":
             log.debug("container ended", container=message["id"], exit_code=message["exit_code"])
             self.containers.apply(message)
-
-        try:
-            self.supervisor.follow(welcome, event)
-        except BaseException as error:
-            self._failure = error
-            self._loaded.set()
-            raise
-        self._supervisor_gone = "the supervisor has gone: containers go on, but cannot be started or watched"
-        self._loaded.set()
-        if self._child:
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(self._child, 0)
-        log.warning(self._supervisor_gone)
+        elif message["problem"]:
+            facts = {"container": message["id"], "path": message["path"], "error": message["problem"]}
+            log.warning("what a container says is lost: its log cannot be written", **facts)
+        else:
+            facts = {"container": message["id"], "path": message["path"], "lost_bytes": message["lost_bytes"]}
+            log.warning("the log of a container can be written again", **facts)
 
     def runtime_problem(self) -> str:
         """Why containers cannot be run, in words; empty where they can."""
-        return self._supervisor_gone
+        return self._supervision.problem
 
     @contextlib.contextmanager
     def serving(self) -> Iterator[None]:
@@ -150,6 +146,7 @@ class Daemon:
             yield
         finally:
             runtime.close()
+            self._supervision.close()
             server.stop(_GRACE_S).wait()
             streaming.close()
             pool.shutdown(cancel_futures=True)

@@ -72,6 +72,13 @@ class Pods:
             if id not in self._pods:
                 self._undo(id)
 
+    def sweep(self) -> None:
+        """Undo what was half made or half removed while there was no supervisor."""
+        with self._lock:
+            known = {*self._pods, *self._names.values()}
+        for id in {*os.listdir(self._state), *(id for id, _ in self._records.read())} - known:
+            self._undo(id)
+
     def _holds(self, pod: Pod) -> bool:
         """Whether the pod's namespaces outlived whatever happened since (a reboot empties the state folder)."""
         return all(os.path.exists(f"{self._state}/{pod.id}/ns/{kind}") for kind in _namespaces(pod.config))

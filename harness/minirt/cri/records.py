@@ -93,6 +93,8 @@ class Container:
             self.finished_ns = facts["finished_ns"]
             self.exit_code = facts["exit_code"]
             self.reason = "OOMKilled" if facts.get("oom_killed") else "Error" if self.exit_code else "Completed"
+            if not facts.get("exit_known", True):
+                self.reason, self.message = "Unknown", "its supervisor was killed, and nobody else knows how it ended"
         else:
             self.state = RUNNING
         return True

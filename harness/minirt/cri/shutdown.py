@@ -54,9 +54,9 @@ def shut_down(options: Options) -> None:
 def _end_orphans(root: Path) -> None:
     """Kill what a supervisor that was killed has left, by its cgroup."""
     layout = cgroups.read_layout()
-    for id, row in Folder(root / "containers", "container.json").read():
+    for _, row in Folder(root / "containers", "container.json").read():
         if row is not None and row.get("cgroup"):
-            place = cgroups.place_of(layout, row["cgroup"], id, Resources())
+            place = cgroups.find(layout, row["cgroup"])
             place.kill_all()
             place.remove()
 

@@ -78,6 +78,7 @@ class Supervisor:
         self._lock = threading.Lock()
 
     def close(self) -> None:
+        """Close what is not in use; calls may be made again."""
         with self._lock:
             idle, self._idle = self._idle, []
         for connection in idle:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import time
+from fcntl import ioctl
+from sys import byteorder
 
 from harness.linux import syscalls
 from harness.minirt.container import document
+from harness.minirt.container.files import read_file
 from harness.minirt.errors import CgroupError
 from harness.minirt.supervisor.log import LogFile, Stream
 
@@ -24,18 +27,47 @@ if TYPE_CHECKING:
 _READ_BYTES = 1 << 16
 _SIGKILL = 9
 _CLD_EXITED = 1
-_UNKNOWN_EXIT_CODE = 255
+UNKNOWN_EXIT_CODE = 255
+_AGAIN_S = 0.005
+_LONGEST_END_S = 10.0
+"""for which what is left in a container's cgroup is killed again and again"""
+_MOST_LAST_READS = 64
+"""of an output, when a container has ended: what a pipe can hold"""
+_PIDFD_INFO_EXIT = 1 << 3
+_PIDFD_INFO_BYTES = 64
+_PIDFD_GET_INFO = 3 << 30 | _PIDFD_INFO_BYTES << 16 | 0xFF << 8 | 11
 
 
 def reap(pidfd: int) -> int:
-    """The exit code of a child that has ended, as a shell tells it: 128 + n for signal n."""
+    """The exit code of a child that has ended, as a shell tells it: 128 + n for signal n. 255 where it is not our child."""
     try:
         result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
     except ChildProcessError:
-        return _UNKNOWN_EXIT_CODE
+        return UNKNOWN_EXIT_CODE
     if result is None:
-        return _UNKNOWN_EXIT_CODE
+        return UNKNOWN_EXIT_CODE
     return result.si_status if result.si_code == _CLD_EXITED else 128 + result.si_status
+
+
+def exit_code_of_stranger(pid: int, pidfd: int) -> int | None:
+    """The same for somebody else's child: of a zombie /proc tells, of one that is reaped the descriptor (Linux 6.15)."""
+    # struct pidfd_info (linux/pidfd.h): mask, cgroupid, eleven ids, exit_code
+    info = bytearray(_PIDFD_INFO_EXIT.to_bytes(8, byteorder) + bytes(_PIDFD_INFO_BYTES - 8))
+    try:
+        ioctl(pidfd, _PIDFD_GET_INFO, info)
+    except OSError:
+        info = bytearray(_PIDFD_INFO_BYTES)
+    if int.from_bytes(info[:8], byteorder) & _PIDFD_INFO_EXIT:
+        return _code(int.from_bytes(info[60:64], byteorder))
+    try:
+        fields = read_file(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return _code(int(fields[49])) if fields[0] == "Z" else None
+
+
+def _code(status: int) -> int:
+    return 128 + (status & 0x7F) if status & 0x7F else status >> 8 & 0xFF
 
 
 def oom_kills(cgroup: Cgroup) -> int:
@@ -68,13 +100,15 @@ class Container:
         self.terminal = -1
         """the master of its terminal, or -1"""
         self.adopted = False
-        """whether another supervisor had started it, with which its output was lost"""
+        """whether another supervisor had started it: it is nobody's child that we know"""
         self.attachments: list[Attachment] = []
         self.left: list[Place] = []
         """of commands that have ended, and left something running"""
         self.started_ns = 0
         self.finished_ns = 0
         self.exit_code = 0
+        self.exit_known = True
+        """whether `exit_code` is the container's own"""
         self.oom_killed = False
         self.seccomp: Compiled | None = None
         """the filter, which further processes get too"""
@@ -98,6 +132,7 @@ class Container:
             "finished_ns": self.finished_ns,
             "exit_code": self.exit_code,
             "oom_killed": self.oom_killed,
+            "exit_known": self.exit_known,
         }
 
     def watch(self, pid: int, pidfd: int, outputs: dict[int, str]) -> None:
@@ -200,18 +235,45 @@ class Container:
 
     def _ended(self) -> None:
         self._loop.remove(self.pidfd)
-        self.exit_code = reap(self.pidfd)
         self.finished_ns = time.time_ns()
-        self.oom_killed = self._end_cgroup()
+        if self._timer is not None:
+            self._timer.cancel()
+        if self.adopted:
+            code = exit_code_of_stranger(self.pid, self.pidfd)
+            self.exit_code, self.exit_known = (UNKNOWN_EXIT_CODE, False) if code is None else (code, True)
+        else:
+            self.exit_code = reap(self.pidfd)
+        try:
+            self.oom_killed = self.exit_code == 128 + _SIGKILL and oom_kills(self.cgroup) > 0
+        except OSError as error:
+            print(f"container {self.id}: {error}", flush=True)
+        self._clear(time.monotonic() + _LONGEST_END_S)
+
+    def _clear(self, until: float) -> None:
+        """Kill what a shared pid namespace let live, and remove the cgroup."""
+        try:
+            self.end_cgroup()
+        except CgroupError as error:
+            if time.monotonic() < until:
+                self._loop.after(_AGAIN_S, lambda: self._clear(until))
+                return
+            print(f"container {self.id}: {error}", flush=True)
+        self._finish()
+
+    def end_cgroup(self) -> None:
+        """Kill who is in the cgroup and remove it, without waiting. Raises `CgroupError` where that takes longer."""
+        self.cgroup.kill_all(0)
+        self.cgroup.remove(0)
+
+    def _finish(self) -> None:
         for fd in list(self._streams):
             # All that its processes wrote is in the pipe now; whoever else holds it does not belong to the container.
-            while self._pump(fd):
-                pass
+            for _ in range(_MOST_LAST_READS):
+                if not self._pump(fd):
+                    break
             if fd in self._streams:
                 self._close_stream(fd)
         self.log.close()
-        if self._timer is not None:
-            self._timer.cancel()
         os.close(self.pidfd)
         self.pidfd = -1
         self.close_stdin()
@@ -223,17 +285,6 @@ class Container:
         waiting, self._waiting = self._waiting, []
         for call in waiting:
             call(self.facts)
-
-    def _end_cgroup(self) -> bool:
-        """Kill what a shared pid namespace let live, remove the cgroup; whether the kernel had killed for want of memory."""
-        out_of_memory = False
-        try:
-            out_of_memory = oom_kills(self.cgroup) > 0 and self.exit_code == 128 + _SIGKILL
-            self.cgroup.kill_all()
-            self.cgroup.remove()
-        except (CgroupError, OSError) as error:
-            print(f"container {self.id}: {error}", flush=True)
-        return out_of_memory
 
     def _record(self) -> None:
         """Keep the end where a daemon finds it, should this process be killed too."""

@@ -8,6 +8,10 @@ from __future__ import annotations
 import os
 import time
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 LONGEST_LINE_BYTES = 16 << 10
 """of text; a longer line is cut into parts"""
 
@@ -19,32 +23,52 @@ def timestamp(now_ns: int) -> bytes:
 
 
 class LogFile:
-    """A file that lines are appended to. What cannot be written is lost, and counted: a container never waits for a disk."""
+    """A file that whole lines are appended to. What cannot be written is lost, and counted: a container never waits for a disk."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, tell: Callable[[str, int], None] = lambda problem, lost_bytes: None) -> None:
+        """`tell` hears when writing begins to fail, with the reason, and when it succeeds again, with "" and what was lost."""
         self.path = path
         self.lost_bytes = 0
+        """since writing began to fail"""
+        self._tell = tell
         self._fd = -1
         if path:
             self.reopen()
 
     def reopen(self) -> None:
         """Go on in a new file under the same path: the old one has been moved away. Raises `OSError`; then nothing changed."""
+        if not self.path:
+            return
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
         fd = os.open(self.path, flags, 0o640)
         self.close()
         self._fd = fd
 
-    def write(self, data: bytes) -> None:
+    def write(self, lines: bytes) -> None:
         if self._fd < 0:
             return
-        view = memoryview(data)
-        while view:
+        at = 0
+        try:
+            while at < len(lines):
+                at += os.write(self._fd, lines[at:] if at else lines)
+        except OSError as error:
+            whole = lines.rfind(b"\n", 0, at) + 1
+            self._take_back(at - whole)
+            failing, self.lost_bytes = bool(self.lost_bytes), self.lost_bytes + len(lines) - whole
+            if not failing:
+                self._tell(os.strerror(error.errno or 0).lower(), 0)
+        else:
+            if self.lost_bytes:
+                lost, self.lost_bytes = self.lost_bytes, 0
+                self._tell("", lost)
+
+    def _take_back(self, count: int) -> None:
+        """Remove the last bytes, which begin a line that could not be written whole."""
+        if count:
             try:
-                view = view[os.write(self._fd, view) :]
-            except OSError:
-                self.lost_bytes += len(view)
-                return
+                os.ftruncate(self._fd, os.fstat(self._fd).st_size - count)
+            except OSError:  # not a plain file
+                pass
 
     def close(self) -> None:
         if self._fd >= 0:

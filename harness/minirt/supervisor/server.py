@@ -8,7 +8,6 @@ from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM
 from _socket import socket as Socket
 from select import EPOLLIN, EPOLLOUT
 
-from harness.linux import syscalls
 from harness.minirt.container import cgroup as cgroups
 from harness.minirt.container import document
 from harness.minirt.container import state as states
@@ -16,16 +15,16 @@ from harness.minirt.container.enter import enter
 from harness.minirt.container.launch import launch
 from harness.minirt.container.plan import make_plan
 from harness.minirt.container.reader import Reader
-from harness.minirt.container.seccomp import compile_profile
 from harness.minirt.container.spec import parse_process, parse_spec
 from harness.minirt.errors import AlreadyExists, CgroupError, InvalidArgument, MinirtError, NotFound, WrongState
 from harness.minirt.supervisor import pod
+from harness.minirt.supervisor.adoption import adopt
 from harness.minirt.supervisor.attachment import Attachment
 from harness.minirt.supervisor.container import Container, reap
 from harness.minirt.supervisor.execution import Execution, Place
 from harness.minirt.supervisor.log import LogFile, timestamp
 from harness.minirt.supervisor.protocol import VERSION, Inbox, ProtocolError, frame
-from harness.minirt.supervisor.stdio import Stdio, send_descriptor
+from harness.minirt.supervisor.stdio import Stdio, keep_log, send_descriptor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,27 +85,9 @@ class Server:
         self._loop.add(self._socket.fileno(), self._accept)
 
     def adopt(self) -> None:
-        """Look after containers that another supervisor has left, which was killed: their output and exit codes are lost."""
-        root = f"{self._state}/containers"
-        for known in states.containers(root):
-            folder = f"{root}/{known.id}"
-            if os.path.exists(f"{folder}/exit.json"):
-                continue
-            try:
-                pidfd = syscalls.pidfd_open(known.pid)
-            except OSError:
-                continue
-            # Looked at after the descriptor was there, so that it is the container's process and not a later one.
-            if not states.is_alive(known):
-                os.close(pidfd)
-                continue
-            container = Container(self._loop, known.id, folder, known.cgroup, LogFile(""))
-            if known.seccomp is not None:
-                container.seccomp = compile_profile(known.seccomp, f"{self._state}/seccomp")
-            container.adopted = True
-            container.watch(known.pid, pidfd, {})
-            container.started_ns = os.stat(f"{folder}/state.json").st_mtime_ns
-            self._containers[known.id] = container
+        """Look after containers that another supervisor has left, which was killed."""
+        for container in adopt(self._loop, self._state, self._layout, self._open_log):
+            self._containers[container.id] = container
             container.when_ended(self._tell_end)
 
     def _accept(self) -> None:
@@ -246,9 +227,9 @@ class Server:
             overlay=message["overlay"],
             seccomp_cache=f"{self._state}/seccomp",
         )
-        log = LogFile(message["log"])
+        log = self._open_log(id, message["log"])
         container = Container(self._loop, id, folder, plan.cgroup, log)
-        stdio = Stdio(spec.process is not None and spec.process.terminal, message["stdin"])
+        stdio = Stdio(folder, spec.process is not None and spec.process.terminal, message["stdin"])
         try:
             launched = stdio.give_to(
                 lambda ends, console: launch(plan, stdin=ends[0], stdout=ends[1], stderr=ends[2], console=console)
@@ -258,6 +239,7 @@ class Server:
             log.close()
             raise
         try:
+            keep_log(folder, message["log"])
             states.save(folder, _remembered(id, folder, spec, plan.cgroup, launched.pid))
         except OSError as error:
             # Its own command line will not know it; what matters is that it is looked after.
@@ -269,10 +251,19 @@ class Server:
         container.when_ended(self._tell_end)
         return container.facts
 
+    def _open_log(self, id: str, path: str) -> LogFile:
+        def tell(problem: str, lost_bytes: int) -> None:
+            self._tell({"event": "log", "id": id, "path": path, "problem": problem, "lost_bytes": lost_bytes})
+
+        return LogFile(path, tell)
+
     def _tell_end(self, facts: dict[str, Any]) -> None:
-        for peer in list(self._subscribers):
-            self._say(peer, {"event": "ended", **facts})
+        self._tell({"event": "ended", **facts})
         self._look_if_quiet()
+
+    def _tell(self, event: dict[str, Any]) -> None:
+        for peer in list(self._subscribers):
+            self._say(peer, event)
 
     def _stop(self, peer: Peer, message: dict[str, Any], fds: list[int]) -> None:
         """Send a signal, kill after ``timeout_s``, answer with the facts once the container has ended."""
@@ -299,6 +290,7 @@ class Server:
         if container is not None:
             if container.running:
                 raise WrongState(f"container {container.id} is running")
+            container.end_cgroup()  # gone already, but for what could not be killed then
             del self._containers[container.id]
         return {}
 
@@ -358,8 +350,6 @@ class Server:
         names: list[str] = message["outputs"]
         if len(fds) != 1 + len(names) or not set(names) <= {"stdout", "stderr"}:
             raise InvalidArgument("attach needs a socket, and a pipe for each output")
-        if container.adopted:
-            raise WrongState(f"the output of container {container.id} is lost: its supervisor was killed")
         entrance = container.terminal if container.terminal >= 0 else container.stdin
         if entrance >= 0:
             send_descriptor(fds[0], entrance)

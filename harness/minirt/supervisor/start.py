@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
+import time
 from _signal import SIG_IGN, SIGINT, SIGTERM, signal  # type: ignore[import-not-found]
 from fcntl import LOCK_EX, LOCK_NB, flock
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 _READY = b"\0"
+_LOCK_S = 5.0
+_AGAIN_S = 0.01
 
 
 class Fork:
@@ -85,6 +88,24 @@ def _serve(hear: int, tell: int) -> NoReturn:
     os._exit(0)
 
 
+def serve_alone(state: str) -> int:
+    """Be the supervisor of a state folder, whose last one was killed, until the end; the exit status."""
+    os.setsid()
+    until = time.monotonic() + _LOCK_S
+    while True:
+        try:
+            loop, lock = _open(state)
+            break
+        except BlockingIOError:
+            # A child that had just been forked may hold the lock for a moment longer than its parent lived.
+            if time.monotonic() > until:
+                return 1
+            time.sleep(_AGAIN_S)
+    loop.run()
+    os.close(lock)
+    return 0
+
+
 def _open(state: str) -> tuple[Loop, int]:
     # The lock before the socket: of two daemons that start at once, one finds the other's supervisor.
     lock = os.open(f"{state}/supervisor.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -102,9 +123,9 @@ def _open(state: str) -> tuple[Loop, int]:
     loop.add(asleep, server.end)
     signal(SIGINT, SIG_IGN)
     signal(SIGTERM, lambda *_: os.write(wake, b"!"))
-    server.adopt()
     server.listen()
+    server.adopt()
     return loop, lock
 
 
-__all__ = ["Fork"]
+__all__ = ["Fork", "serve_alone"]

@@ -1,4 +1,9 @@
-"""The stdio of a container that is about to be started: pipes, or a terminal of its own."""
+"""The stdio of a container that is about to be started: named pipes, or a terminal of its own.
+
+Output goes through named pipes, which the container itself holds open both ways: when the supervisor is killed nothing of
+what is in them is lost, a container that goes on writing waits instead of being told that nobody reads, and the next
+supervisor finds them by their names (`find_outputs`). A terminal ends with who holds its other side.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +21,16 @@ if TYPE_CHECKING:
     from harness.minirt.container.launch import Launched
 
 _INT_BYTES = 4
+_FOLDER = "io"
+_OUTPUTS = ("stdout", "stderr")
 
 
 class Stdio:
     """Our ends, once `give_to` has handed the others over: `feed` to write to, `terminal`, `outputs` to read from."""
 
-    def __init__(self, terminal: bool, stdin: bool) -> None:
-        """`stdin`: whether something can be written to it; if not it reads nothing."""
+    def __init__(self, folder: str, terminal: bool, stdin: bool) -> None:
+        """`folder`: the container's. `stdin`: whether something can be written to it; if not it reads nothing."""
+        self._folder = f"{folder}/{_FOLDER}"
         self.feed = -1
         self.terminal = -1
         self.outputs: dict[int, str] = {}
@@ -32,6 +40,7 @@ class Stdio:
 
     def give_to(self, start: Callable[[list[int], int], Launched]) -> Launched:
         """`start` a process with the other ends: its three descriptors, and the socket for its terminal or -1."""
+        _make_empty(self._folder)
         if self._has_terminal:
             return self._give_terminal(start)
         theirs: list[int] = []
@@ -42,10 +51,13 @@ class Stdio:
             else:
                 end = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
             theirs.append(end)
-            for name in ("stdout", "stderr"):
-                reading, end = os.pipe2(os.O_CLOEXEC)
-                theirs.append(end)
-                self.outputs[reading] = name
+            for name in _OUTPUTS:
+                path = f"{self._folder}/{name}"
+                os.mkfifo(path)
+                # Whoever the container becomes may open its /dev/stdout once more. The way here is shut to others.
+                os.chmod(path, 0o622)
+                theirs.append(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+                self.outputs[os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)] = name
             return start(theirs, -1)
         finally:
             for fd in theirs:
@@ -71,6 +83,39 @@ class Stdio:
         for fd in (self.feed, *self.outputs):
             if fd >= 0:
                 os.close(fd)
+
+
+def find_outputs(folder: str) -> dict[int, str]:
+    """The output of a container that another supervisor has started; nothing where it has a terminal, which is lost."""
+    found: dict[int, str] = {}
+    for name in _OUTPUTS:
+        try:
+            found[os.open(f"{folder}/{_FOLDER}/{name}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)] = name
+        except FileNotFoundError:
+            continue
+    return found
+
+
+def _make_empty(folder: str) -> None:
+    """A new folder; one that a start which was cut short has left is emptied."""
+    try:
+        os.mkdir(folder, 0o700)
+    except FileExistsError:
+        for name in os.listdir(folder):
+            os.unlink(f"{folder}/{name}")
+
+
+def keep_log(folder: str, path: str) -> None:
+    """Remember where the log of a container is, for the next supervisor."""
+    os.symlink(path, f"{folder}/{_FOLDER}/log")
+
+
+def find_log(folder: str) -> str:
+    """What `keep_log` was told; "" where it was told nothing."""
+    try:
+        return os.readlink(f"{folder}/{_FOLDER}/log")
+    except OSError:
+        return ""
 
 
 def receive_descriptor(end: Socket) -> int:
