@@ -166,9 +166,9 @@ class Daemon:
         self.runtime.RemovePodSandbox(api.RemovePodSandboxRequest(pod_sandbox_id=id))
 
     def log_lines(self, name: str = "box") -> list[tuple[str, str, str]]:
-        """``(stream, tag, text)`` of each line of a log."""
+        """``(stream, tag, text)`` of each line of a log; one that is just being written is not looked at."""
         rows = []
-        for line in (self.logs / f"{name}.log").read_text().splitlines():
+        for line in (self.logs / f"{name}.log").read_text().rpartition("\n")[0].splitlines():
             _, stream, tag, *text = line.split(" ", 3)
             rows.append((stream, tag, text[0] if text else ""))
         return rows
