@@ -9,10 +9,16 @@ import pytest
 from cri_api.v1 import api_pb2 as api
 
 from harness.linux.capabilities import BITS
+from harness.linux.mounts import parse_mountinfo
 from harness.minirt.container.spec import parse_spec
-from harness.minirt.cri.containers import parse_signal
+from harness.minirt.cri.host import HostFacts
+from harness.minirt.cri.mounts import mount_of
 from harness.minirt.cri.options import Options, parse_options
-from harness.minirt.cri.translate import DEFAULT_CAPABILITIES, MASKED_PATHS, HostFacts, PodFacts, translate
+from harness.minirt.cri.podfacts import PodFacts
+from harness.minirt.cri.resources import describe_resources, translate_resources
+from harness.minirt.cri.security import DEFAULT_CAPABILITIES
+from harness.minirt.cri.stopping import parse_signal, signal_of_number, stop_signal
+from harness.minirt.cri.translate import translate
 from harness.minirt.cri.users import Accounts, resolve_user
 from harness.minirt.errors import InvalidArgument, Unsupported, UsageError
 
@@ -30,7 +36,13 @@ def make(
     pod = pod or api.PodSandboxConfig()
     where = PodFacts(pod, "name", "/pods/p", "/state/p/ns", "/state/p/shm")
     config = config or api.ContainerConfig(command=["x"])
-    spec, _ = translate(config, {"config": image or {}}, ACCOUNTS, where, host, rootfs="/r", cgroup="/c", **facts)
+    places: dict[str, Any] = {
+        "volumes": {},
+        "layers": lambda _: ("/layers/2", "/layers/1"),
+        "rootfs": "/r",
+        "cgroup": "/c",
+    }
+    spec, _ = translate(config, {"config": image or {}}, ACCOUNTS, where, host, **places | facts)
     parse_spec(spec, "/bundle")  # the core takes whatever comes out of here
     return spec
 
@@ -80,6 +92,9 @@ def test_capabilities() -> None:
     assert granted(add_capabilities=["ALL"]) == {name for name, bit in BITS.items() if bit < 41}
     assert granted(drop_capabilities=["ALL"]) == set()
     assert granted(add_capabilities=["NET_ADMIN"], drop_capabilities=["ALL"]) == {"CAP_NET_ADMIN"}
+    found = make(secured(capabilities=api.Capability(add_ambient_capabilities=["NET_RAW"])))["process"]["capabilities"]
+    assert found["inheritable"] == found["ambient"] == ["CAP_NET_RAW"]
+    assert set(found["permitted"]) == set(DEFAULT_CAPABILITIES)
     with pytest.raises(InvalidArgument, match="CAP_FLY"):
         granted(add_capabilities=["FLY"])
 
@@ -123,20 +138,57 @@ def test_mounts(tmp_path: Path) -> None:
         command=["x"],
         mounts=[
             api.Mount(container_path="/a/b", host_path=str(tmp_path / "link"), readonly=True, recursive_read_only=True),
-            api.Mount(container_path="/a", host_path=str(tmp_path / "absent/below"), propagation=1),
-            api.Mount(container_path="/etc/hosts", host_path=str(real), propagation=2),
+            api.Mount(container_path="/a", host_path=str(tmp_path / "absent/below")),
+            api.Mount(container_path="/etc/hosts", host_path=str(real)),
         ],
     )
     spec = make(config)
     mounts = {mount["destination"]: mount for mount in spec["mounts"]}
     assert mounts["/a/b"]["source"] == str(real)
-    assert mounts["/a/b"]["options"] == ["rbind", "rprivate", "ro", "rro"]
+    assert mounts["/a/b"]["options"] == ["rbind", "rprivate", "rro"]
     assert (tmp_path / "absent/below").is_dir()
-    assert mounts["/a"]["options"] == ["rbind", "rslave", "rw"]
+    assert mounts["/a"]["options"] == ["rbind", "rprivate", "rw"]
     assert [row["destination"] for row in spec["mounts"]].count("/etc/hosts") == 1
     order = [row["destination"] for row in spec["mounts"]]
     assert order.index("/a") < order.index("/a/b")
-    assert spec["linux"]["rootfsPropagation"] == "rshared"
+    assert "rootfsPropagation" not in spec["linux"]
+
+
+def test_mounts_over_defaults(tmp_path: Path) -> None:
+    config = api.ContainerConfig(
+        command=["x"],
+        mounts=[api.Mount(container_path=path, host_path=str(tmp_path)) for path in ("/dev", "etc/", "/a/../b")],
+    )
+    order = [row["destination"] for row in make(config, volumes={"/b": "/volumes/0", "data": "/volumes/1"})["mounts"]]
+    assert [path for path in order if path.startswith("/dev")] == ["/dev", "/dev/shm"]
+    assert order.index("/etc") < order.index("/etc/hosts")
+    assert order.count("/b") == 1  # what the client mounts wins over what the image declares
+    assert "/data" in order
+
+
+def test_images_as_mounts() -> None:
+    def mount(**facts: Any) -> dict[str, Any]:
+        image = api.ImageSpec(image="data")
+        asked = api.Mount(**{"container_path": "/x", "readonly": True, "image": image, **facts})
+        rows = make(api.ContainerConfig(command=["x"], mounts=[asked]))["mounts"]
+        return next(row for row in rows if row["destination"] == "/x")
+
+    assert mount(image_sub_path="a/b")["options"] == ["lowerdir=/layers/2:/layers/1", "ro", "X-mount.subdir=a/b"]
+    refused: list[dict[str, Any]] = [
+        {"readonly": False}, {"host_path": "/x"}, {"image_sub_path": "../x"}, {"image": api.ImageSpec()}
+    ]  # fmt: skip
+    for facts in refused:
+        with pytest.raises(InvalidArgument):
+            mount(**facts)
+
+
+def test_the_mount_of_a_path() -> None:
+    text = "".join(
+        f"{number} 1 0:1 / {target} rw {marks}- tmpfs tmpfs rw\n"
+        for number, (target, marks) in enumerate([("/", ""), ("/a", "shared:5 "), ("/a/b", "master:5 "), ("/a", "")])
+    )
+    mounts = parse_mountinfo(text)
+    assert [mount_of(mounts, path).id for path in ("/ab", "/a/x", "/a/b/c", "/")] == [0, 3, 2, 0]
 
 
 @pytest.mark.parametrize(
@@ -146,6 +198,11 @@ def test_mounts(tmp_path: Path) -> None:
         {"container_path": "/x", "host_path": "relative"},
         {"container_path": "/x", "host_path": "/etc", "recursive_read_only": True},
         {"container_path": "/x", "host_path": "/etc", "propagation": 9},
+        {"container_path": "/", "host_path": "/etc"},
+        {"container_path": "/x", "host_path": "/etc/passwd/below"},
+        {"container_path": "/x", "host_path": "/etc", "readonly": True, "recursive_read_only": True, "propagation": 1},
+        {"container_path": "/x", "host_path": "/etc", "image_sub_path": "y"},
+        {"container_path": "/x\0", "host_path": "/etc"},
     ],
 )
 def test_mounts_that_are_refused(facts: dict[str, Any]) -> None:
@@ -166,9 +223,47 @@ def test_resources() -> None:
     config = api.ContainerConfig(command=["x"], linux=api.LinuxContainerConfig(resources=resources))
     spec = make(config)
     assert spec["linux"]["resources"]["cpu"] == {"shares": 5, "quota": 6, "period": 7, "cpus": "0"}
-    assert spec["linux"]["resources"]["memory"] == {"limit": 8}
+    assert spec["linux"]["resources"]["memory"] == {"limit": 8, "swap": 8}
     assert spec["process"]["oomScoreAdj"] == 0  # as low as this machine lets us
     assert make(config, host=HostFacts(0, False, None))["process"]["oomScoreAdj"] == -5
+
+
+def test_resources_change() -> None:
+    asked = api.LinuxContainerResources
+    huge = [api.HugepageLimit(page_size="2MB", limit=4)]
+    first = translate_resources(asked(cpu_shares=5, memory_limit_in_bytes=8, hugepage_limits=huge), HOST)
+    assert first == {
+        "cpu": {"shares": 5}, "memory": {"limit": 8, "swap": 8}, "hugepageLimits": [{"pageSize": "2MB", "limit": 4}]
+    }  # fmt: skip
+    second = translate_resources(
+        asked(cpu_quota=7, memory_limit_in_bytes=9, memory_swap_limit_in_bytes=20), HOST, first
+    )
+    assert second["cpu"] == {"shares": 5, "quota": 7}
+    assert second["memory"] == {"limit": 9, "swap": 20}
+    assert second["hugepageLimits"] == first["hugepageLimits"]
+    told = describe_resources(second, -3)
+    assert (told.cpu_shares, told.cpu_quota, told.memory_limit_in_bytes, told.memory_swap_limit_in_bytes) == (
+        5,
+        7,
+        9,
+        20,
+    )
+    assert (told.hugepage_limits[0].limit, told.oom_score_adj) == (4, -3)
+    # kubelet asks for huge pages to be limited everywhere, also where the kernel cannot.
+    plain = HostFacts(0, True, None, hugetlb=False, swap=False)
+    assert translate_resources(asked(memory_limit_in_bytes=8, hugepage_limits=huge), plain) == {"memory": {"limit": 8}}
+    unified = translate_resources(asked(unified={"memory.high": "5"}), plain, {"unified": {"cpu.idle": "1"}})
+    assert unified == {"unified": {"cpu.idle": "1", "memory.high": "5"}}
+    for resources, host in (
+        (asked(unified={"memory.high": "5"}), HOST),
+        (asked(unified={"cgroup.procs": "1"}), plain),
+        (asked(unified={"../memory.high": "1"}), plain),
+        (asked(memory_limit_in_bytes=-5), HOST),
+        (asked(memory_limit_in_bytes=50, memory_swap_limit_in_bytes=20), HostFacts(0, True, None)),
+        (asked(cpuset_cpus="0\0"), HOST),
+    ):
+        with pytest.raises(InvalidArgument):
+            translate_resources(resources, host)
 
 
 def test_devices() -> None:
@@ -183,7 +278,7 @@ def test_devices() -> None:
 
 def test_paths_and_root() -> None:
     linux = make()["linux"]
-    assert linux["maskedPaths"] == list(MASKED_PATHS)
+    assert (linux["maskedPaths"], linux["readonlyPaths"]) == ([], [])
     spec = make(secured(masked_paths=["/proc/own"], readonly_rootfs=True))
     assert spec["linux"]["maskedPaths"] == ["/proc/own"]
     assert spec["root"]["readonly"]
@@ -203,18 +298,46 @@ def test_seccomp(tmp_path: Path) -> None:
         make(secured(seccomp=local))
     with pytest.raises(InvalidArgument):
         make(secured(seccomp_profile_path="nonsense"))
+    for old in ("docker/default", "unconfined", f"localhost/{own}"):
+        own.write_text('{"defaultAction": "SCMP_ACT_LOG"}')
+        assert ("seccomp" in make(secured(seccomp_profile_path=old))["linux"]) is (old != "unconfined")
+    for wrong in (
+        api.SecurityProfile(profile_type=kinds.Localhost),
+        api.SecurityProfile(profile_type=kinds.RuntimeDefault, localhost_ref="x"),
+        api.SecurityProfile(profile_type=kinds.Localhost, localhost_ref=str(tmp_path / "absent.json")),
+    ):
+        with pytest.raises(InvalidArgument):
+            make(secured(seccomp=wrong))
+
+
+def test_apparmor_where_there_is_none() -> None:
+    kinds = api.SecurityProfile.ProfileType
+    for facts in (
+        {"apparmor": api.SecurityProfile(profile_type=kinds.Localhost, localhost_ref="mine")},
+        {"apparmor": api.SecurityProfile(profile_type=kinds.RuntimeDefault)},
+        {"apparmor_profile": "localhost/mine"},
+        {"apparmor_profile": "runtime/default"},
+    ):
+        with pytest.raises(Unsupported, match="apparmor"):
+            make(secured(**facts))
+    assert (
+        "apparmorProfile" not in make(secured(apparmor=api.SecurityProfile(profile_type=kinds.Unconfined)))["process"]
+    )
+    assert "apparmorProfile" not in make(secured(apparmor_profile="unconfined"))["process"]
+    with pytest.raises(InvalidArgument):
+        make(secured(apparmor_profile="nonsense"))
 
 
 @pytest.mark.parametrize(
     ("user", "group", "expected"),
     [
         ("", "", (0, 0, (0,))),
-        ("alice", "", (1000, 1001, (1001, 2000, 50))),
-        ("1000", "", (1000, 1001, (1001, 2000, 50))),
-        ("1000:2000", "", (1000, 2000, (2000, 50))),
-        ("alice:sailors", "", (1000, 2000, (2000, 50))),
+        ("alice", "", (1000, 1001, (50, 1001, 2000))),
+        ("1000", "", (1000, 1001, (50, 1001, 2000))),
+        ("1000:2000", "", (1000, 2000, (50, 2000))),
+        ("alice:sailors", "", (1000, 2000, (50, 2000))),
         ("4242", "", (4242, 0, (0,))),
-        ("alice", "7", (1000, 7, (7, 2000, 50))),
+        ("alice", "7", (1000, 7, (7, 50, 2000))),
     ],
 )
 def test_users(user: str, group: str, expected: tuple[int, int, tuple[int, ...]]) -> None:
@@ -223,7 +346,7 @@ def test_users(user: str, group: str, expected: tuple[int, int, tuple[int, ...]]
 
 
 def test_users_strict_and_unknown() -> None:
-    assert resolve_user(ACCOUNTS, "alice", supplemental=[9], merge=False).groups == (1001, 9)
+    assert resolve_user(ACCOUNTS, "alice", supplemental=[9], merge=False).groups == (9, 1001)
     for user in ("nobody-here", "-1", "99999999999", "alice:no-group"):
         with pytest.raises(InvalidArgument):
             resolve_user(ACCOUNTS, user)
@@ -236,6 +359,17 @@ def test_users_strict_and_unknown() -> None:
 )
 def test_signals(text: str, number: int) -> None:
     assert parse_signal(text) == number
+
+
+def test_signals_in_the_words_of_the_api() -> None:
+    for number in range(1, 65):
+        found = signal_of_number(number)
+        if number in (32, 33):  # the C library's own
+            assert found == api.Signal.RUNTIME_DEFAULT
+        else:
+            assert stop_signal(api.ContainerConfig(stop_signal=found), {}) == number
+    assert stop_signal(api.ContainerConfig(), {"StopSignal": "USR1"}) == 10
+    assert stop_signal(api.ContainerConfig(stop_signal=api.Signal.SIGHUP), {"StopSignal": "USR1"}) == 1
 
 
 @pytest.mark.parametrize("text", ["", "SIGNOTHING", "0", "99", "SIG"])

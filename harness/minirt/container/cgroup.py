@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from harness.minirt.container.resources import Resources
 
+_MOST_LOOKS = 100
 _ALWAYS = ("cpu", "cpuacct", "memory", "pids", "freezer", "devices")
 _V1_NAMES = frozenset((*_ALWAYS, "cpuset", "blkio", "hugetlb", "net_cls", "net_prio", "perf_event", "rdma", "misc"))
 
@@ -243,6 +244,47 @@ class Cgroup(Record):
         except OSError as error:
             raise _cgroup_error("cannot set a limit", error) from error
 
+    def update(self, resources: Resources) -> None:
+        """Change limits of a cgroup in use, all or none; what `resources` says of devices does not count.
+
+        Raises `CgroupError` with the file and the kernel's reason, once everything is as it was.
+        """
+        from harness.minirt.container.limits import limits_v1, limits_v2
+
+        if self.version == 2:
+            wanted = [(f"{self.folders['']}/{name}", value) for name, value in limits_v2(resources)]
+        else:
+            wanted = []
+            for controller, name, value in limits_v1(resources):
+                if controller == "devices":
+                    continue
+                if controller not in self.folders:
+                    raise CgroupError(f"cannot set {name}: the {controller} controller is not mounted")
+                wanted.append((f"{self.folders[controller]}/{name}", value))
+        undo: list[tuple[str, str]] = []
+        # v1 refuses a memory limit above that of memory and swap, and the latter below the former: which has to be written
+        # first depends on what they are now. So what was refused is tried once more, after everything else.
+        refused: list[tuple[str, str]] = []
+        try:
+            for last, pairs in ((False, wanted), (True, refused)):
+                for path, value in pairs:
+                    before = read_file(path).strip()
+                    try:
+                        write_file(path, value)
+                    except OSError:
+                        if last or "/memory." not in path:
+                            raise
+                        refused.append((path, value))
+                    else:
+                        undo.append((path, before))
+        except OSError as error:
+            for path, value in reversed(undo):
+                try:
+                    write_file(path, value)
+                except OSError:
+                    continue
+            raise _cgroup_error("cannot set a limit", error) from error
+
 
 NO_CGROUP = Cgroup(1, {})
 
@@ -303,6 +345,38 @@ def create(layout: Layout, cgroup: Cgroup) -> None:
                 _inherit_cpuset(layout.v1[name].folder, folder)
     except OSError as error:
         raise _cgroup_error("cannot make the cgroup", error) from error
+
+
+def extend(layout: Layout, cgroup: Cgroup, path: str, resources: Resources) -> Cgroup:
+    """The cgroup with those v1 controllers added that `resources` need; its processes are moved into them.
+
+    `path` is its absolute cgroupsPath. Raises `CgroupError`.
+    """
+    if cgroup.version == 2:
+        return cgroup
+    wanted = place_of(layout, path, "", resources)
+    added = {name: folder for name, folder in wanted.folders.items() if name not in cgroup.folders}
+    if not added:
+        return cgroup
+    create(layout, Cgroup(1, added))
+    try:
+        for folder in added.values():
+            # Whoever is born while this looks is born where its parent was: so look again, until nobody is left.
+            for _ in range(_MOST_LOOKS):
+                left = set(cgroup.pids()).difference(_pids_below(folder))
+                if not left:
+                    break
+                for pid in left:
+                    try:
+                        write_file(f"{folder}/cgroup.procs", str(pid))
+                    except ProcessLookupError:
+                        continue
+                    except OSError as error:
+                        if error.errno != errno.ESRCH:
+                            raise
+    except OSError as error:
+        raise _cgroup_error("cannot move the container into a cgroup", error) from error
+    return Cgroup(1, {**cgroup.folders, **added})
 
 
 def _make(folder: str) -> bool:

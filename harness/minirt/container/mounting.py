@@ -121,15 +121,29 @@ class Bind(Operation):
     def perform(self, stage: Stage) -> None:
         tree = self.tree
         if tree < 0:
-            recursive = sys.AT_RECURSIVE if self.options.flags & sys.MS_REC else 0
-            tree = sys.open_tree(sys.AT_FDCWD, self.source, sys.OPEN_TREE_CLONE | recursive)
+            tree = self._clone()
         set_attributes(tree, self.options.attributes)
         set_attributes(tree, self.options.recursive, recursive=True)
         target = rootfs.make_target(stage.root, self.destination, os.fstat(tree).st_mode)
+        if self.options.copy_up:
+            fill(self.source, target)
         sys.move_mount(tree, "", target, "", _ATTACH)
         set_propagation(tree, self.options.propagation)
         os.close(target)
         os.close(tree)
+
+    def _clone(self) -> int:
+        recursive = bool(self.options.flags & sys.MS_REC)
+        if not self.options.subfolder:
+            return sys.open_tree(
+                sys.AT_FDCWD, self.source, sys.OPEN_TREE_CLONE | (sys.AT_RECURSIVE if recursive else 0)
+            )
+        source = os.open(self.source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        folder = rootfs.find(source, self.options.subfolder, os.O_PATH | os.O_DIRECTORY)
+        tree = clone_tree(folder, recursive)
+        os.close(folder)
+        os.close(source)
+        return tree
 
 
 class MountFilesystem(Operation):
@@ -167,12 +181,31 @@ class MountFilesystem(Operation):
                     copy_tree(hidden, os.open(rootfs.magic(fresh), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
                 set_propagation(fresh, options.propagation)
                 os.close(fresh)
+            if options.subfolder:
+                whole = rootfs.find(stage.root, self.destination)
+                part = rootfs.find(whole, options.subfolder, os.O_PATH | os.O_DIRECTORY)
+                tree = clone_tree(part)
+                sys.move_mount(tree, "", whole, "", _ATTACH)
+                for fd in (tree, part, whole):
+                    os.close(fd)
         except OSError as error:
             if error.errno == errno.ELOOP:
                 raise OSError(errno.ELOOP, "has to be mounted on an ordinary folder", self.destination) from None
             raise
         finally:
             os.close(target)
+
+
+def fill(folder: str, like: int) -> None:
+    """Give an empty folder what is in the folder behind a descriptor, and its owner and mode; one that has something stays."""
+    with os.scandir(folder) as entries:
+        if any(entries):
+            return
+    status = os.fstat(like)
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    copy_tree(os.open(".", flags, dir_fd=like), os.open(folder, flags))
+    os.chown(folder, status.st_uid, status.st_gid)
+    os.chmod(folder, status.st_mode & 0o7777)
 
 
 def copy_tree(source: int, target: int) -> None:

@@ -281,6 +281,28 @@ class BecomeUser(Operation):
         os.umask(0o022 if self.umask is None else self.umask)
 
 
+class SetLabels(Operation):
+    """Say which AppArmor profile and SELinux label the program gets when it is executed; empty: as it comes."""
+
+    apparmor: str
+    selinux: str
+
+    @property
+    def title(self) -> str:
+        return " and ".join(
+            f"set the {what} {name!r}"
+            for what, name in (("AppArmor profile", self.apparmor), ("SELinux label", self.selinux))
+            if name
+        )
+
+    def perform(self, stage: Stage) -> None:
+        if self.apparmor:
+            own = "/proc/self/attr/apparmor/exec"  # before Linux 5.8 it shares the file with other modules
+            write_file(own if os.path.exists(own) else "/proc/self/attr/exec", f"exec {self.apparmor}")
+        if self.selinux:
+            write_file("/proc/self/attr/exec", self.selinux)
+
+
 class ChangeFolder(Operation):
     """Go to the working directory, which has to be inside the root."""
 

@@ -77,6 +77,7 @@ ATTRIBUTES: dict[str, tuple[bool, int]] = {
 }
 """The same for mount_setattr(2); with an ``r`` before it, a word reaches every mount below too."""
 
+_SUBFOLDER = "X-mount.subdir="
 _ATIME_WORDS = frozenset(("atime", "noatime", "relatime", "norelatime", "strictatime", "nostrictatime"))
 
 
@@ -102,9 +103,11 @@ class MountOptions(Record):
     data: str = ""
     """what only the filesystem knows"""
     copy_up: bool = False
-    """``tmpcopyup``: the tmpfs begins with what it hides"""
+    """``tmpcopyup``: the tmpfs, or the empty folder that is bound, begins with what it hides"""
     idmap: str = ""
     """``idmap`` or ``ridmap``"""
+    subfolder: str = ""
+    """``X-mount.subdir=``: only this folder of what is mounted, as mount(8) has it"""
 
     @property
     def bind(self) -> bool:
@@ -125,7 +128,7 @@ def _with(attributes: Attributes, word: str) -> Attributes:
 
 def parse_options(words: Sequence[str]) -> MountOptions:
     """Sort the words; a later one overrides an earlier one. What nobody knows goes to the filesystem."""
-    flags, propagation, data, copy_up, idmap = 0, [], [], False, ""
+    flags, propagation, data, copy_up, idmap, subfolder = 0, [], [], False, "", ""
     own = recursive = Attributes()
     for word in words:
         if word in FLAGS:
@@ -141,6 +144,8 @@ def parse_options(words: Sequence[str]) -> MountOptions:
             copy_up = True
         elif word in ("idmap", "ridmap"):
             idmap = word
+        elif word.startswith(_SUBFOLDER):
+            subfolder = word[len(_SUBFOLDER) :]
         elif word:
             data.append(word)
-    return MountOptions(flags, own, recursive, tuple(propagation), ",".join(data), copy_up, idmap)
+    return MountOptions(flags, own, recursive, tuple(propagation), ",".join(data), copy_up, idmap, subfolder)

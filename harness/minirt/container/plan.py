@@ -6,6 +6,8 @@ steps is the only knowledge here: which needs the machine's own /proc, which a p
 
 from __future__ import annotations
 
+import os
+
 from harness.linux import syscalls as sys
 from harness.linux.namespaces import FLAGS
 from harness.minirt.container import cgroup as cgroups
@@ -276,7 +278,8 @@ def process_steps(process: Process, in_user_namespace: bool, persona: int | None
     capabilities = process.capabilities or Capabilities()
     if persona is not None:
         yield operations.SetPersonality(persona)
-    _refuse_labels(process)
+    if process.selinux or (process.apparmor and process.apparmor != "unconfined"):
+        yield _labels(process)
     yield operations.BecomeUser(
         user.uid,
         user.gid,
@@ -305,11 +308,14 @@ def privilege_step(process: Process, profile: seccomp.Compiled | None) -> Operat
     )
 
 
-def _refuse_labels(process: Process) -> None:
-    if process.apparmor and process.apparmor != "unconfined":
-        raise Unsupported(f"apparmor profile {process.apparmor!r} is not supported")
-    if process.selinux:
-        raise Unsupported(f"selinux label {process.selinux!r} is not supported")
+def _labels(process: Process) -> Operation:
+    """Refused here where the kernel has no such security module: a program without its profile is not to run."""
+    apparmor = "" if process.apparmor == "unconfined" else process.apparmor
+    if apparmor and not os.path.exists("/sys/kernel/security/apparmor"):
+        raise Unsupported(f"apparmor profile {apparmor!r}: this kernel has no AppArmor")
+    if process.selinux and not os.path.exists("/sys/fs/selinux/enforce"):
+        raise Unsupported(f"selinux label {process.selinux!r}: this kernel has no SELinux")
+    return operations.SetLabels(apparmor, process.selinux)
 
 
 def _finish_steps(

@@ -7,17 +7,18 @@ import json
 import os
 import secrets
 import shutil
-import signal
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cri_api.v1 import api_pb2 as api
 
-from harness.linux import syscalls
+from harness.minirt.container.seccomp import compile_profile
+from harness.minirt.container.spec import parse_spec
 from harness.minirt.cri import log
+from harness.minirt.cri.host import HostFacts
 from harness.minirt.cri.pods import Pods
 from harness.minirt.cri.records import (
     CREATED,
@@ -29,23 +30,25 @@ from harness.minirt.cri.records import (
     Pod,
     find_by_prefix,
 )
-from harness.minirt.cri.translate import HostFacts, translate
-from harness.minirt.cri.users import Accounts
+from harness.minirt.cri.resources import translate_resources
+from harness.minirt.cri.stopping import stop_signal
+from harness.minirt.cri.translate import translate
+from harness.minirt.cri.users import Accounts, read_accounts
 from harness.minirt.errors import (
     AlreadyExists,
     InvalidArgument,
     MinirtError,
     NotFound,
     Unavailable,
-    Unsupported,
     WrongState,
 )
 from harness.minirt.images.snapshot import Snapshots
-from harness.minirt.images.store import Image, ImageStore
+from harness.minirt.images.store import Image, ImageStore, write_atomically
 from harness.minirt.supervisor.client import Supervisor
 
 START_ERROR_EXIT_CODE = 128
-_LARGEST_ACCOUNTS_BYTES = 1 << 20
+_LARGEST_CONFIG_BYTES = 8 << 20
+"""of one container; with its spec it has to fit into a message between daemon and supervisor"""
 _MOST_CACHED_ACCOUNTS = 64
 
 
@@ -196,7 +199,8 @@ class Containers:
         name = (pod.id, config.metadata.name, config.metadata.attempt)
         with self._lock:
             if name in self._names:
-                raise AlreadyExists(f"container {name[1]} (attempt {name[2]}) exists already: {self._names[name]}")
+                taken = f"{name[1]}_{pod.config.metadata.name}_{pod.config.metadata.namespace}_{name[2]}"
+                raise AlreadyExists(f"container name {taken!r} is reserved for {self._names[name]!r}")
             self._names[name] = id
         try:
             with self._images.hold(image.chain):
@@ -221,6 +225,16 @@ class Containers:
         folder = self._state / id
         (folder / "rootfs").mkdir(parents=True, mode=0o711)
         image_config = self._images.config(image)
+        volumes = {}
+        for number, target in enumerate((image_config.get("config") or {}).get("Volumes") or ()):
+            volumes[target] = f"{self._records.path(id)}/volumes/{number}"
+            os.makedirs(volumes[target], 0o755)
+        mounted: list[Image] = []
+
+        def layers(name: str) -> Sequence[str]:
+            mounted.append(self._images.get(name))
+            return self._snapshots.layers(mounted[-1].chain)
+
         cgroup = f"{pod.cgroup_parent.rstrip('/')}/{id}"
         spec, identity = translate(
             config,
@@ -230,19 +244,27 @@ class Containers:
             self._host,
             rootfs=str(folder / "rootfs"),
             cgroup=cgroup,
+            volumes=volumes,
+            layers=layers,
             target_pid=target,
         )
+        # What the supervisor would refuse is refused now, and what it would have to compile is there when it looks.
+        parse_spec(spec, str(folder))
+        if "seccomp" in spec["linux"]:
+            compile_profile(spec["linux"]["seccomp"], str(self._state.parent / "seccomp"))
         (folder / "config.json").write_text(json.dumps(spec))
         container = Container(
             id=id,
             pod_id=pod.id,
             config=config,
             image_id=image.id,
-            chain=image.chain,
+            chain=tuple(dict.fromkeys(chain_id for used in (image, *mounted) for chain_id in used.chain)),
+            depth=len(image.chain),
             cgroup=cgroup,
             log_path=os.path.join(pod.config.log_directory, config.log_path) if config.log_path else "",
-            stop_signal=_stop_signal(config, image_config.get("config") or {}),
+            stop_signal=stop_signal(config, image_config.get("config") or {}),
             user=(identity.uid, identity.gid, identity.groups),
+            resources=_limits(spec),
             created_ns=time.time_ns(),
         )
         self._records.write(id, container.to_json())
@@ -252,7 +274,7 @@ class Containers:
         accounts = self._accounts.get(image.id)
         if accounts is None:
             layers = self._snapshots.layers(image.chain)
-            accounts = Accounts(_find_text(layers, "etc/passwd"), _find_text(layers, "etc/group"))
+            accounts = read_accounts(layers)
             if len(self._accounts) >= _MOST_CACHED_ACCOUNTS:
                 self._accounts.clear()
             self._accounts[image.id] = accounts
@@ -283,7 +305,7 @@ class Containers:
                 facts = self._supervisor.call(
                     "start",
                     id=container.id,
-                    overlay=self._snapshots.overlay(container.id, container.chain).options,
+                    overlay=self._snapshots.overlay(container.id, container.root_chain).options,
                     log=container.log_path,
                     stdin=container.config.stdin,
                 )
@@ -309,6 +331,24 @@ class Containers:
                     self.changed("started", container)
                 if container.state == EXITED:
                     self.changed("stopped", container)
+
+    def update(self, container: Container, asked: api.LinuxContainerResources) -> None:
+        """Change its limits, at once where it runs, else for its start. Raises what the kernel says; then nothing has changed."""
+        with self._alone(container):
+            path = self._state / container.id / "config.json"
+            spec = self.spec(container)
+            if not spec:  # it ended before the machine was started anew: there is nothing to limit
+                return
+            before = spec["linux"]["resources"]
+            spec["linux"]["resources"] = translate_resources(asked, self._host, before)
+            if container.state == RUNNING:
+                with contextlib.suppress(NotFound):
+                    self._supervisor.call(
+                        "update", id=container.id, cgroup=container.cgroup, resources=spec["linux"]["resources"]
+                    )
+            write_atomically(path, json.dumps(spec).encode())
+            container.resources = _limits(spec)
+            self._records.write(container.id, container.to_json())
 
     def stop(self, container: Container, timeout_s: int) -> None:
         """Its stop signal, then after `timeout_s` SIGKILL; returns once it has ended. Nothing happens where it does not run."""
@@ -360,57 +400,23 @@ def _name(container: Container) -> tuple[str, str, int]:
     return container.pod_id, container.config.metadata.name, container.config.metadata.attempt
 
 
+def _limits(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What a status tells of a config.json's limits."""
+    resources = {key: value for key, value in spec["linux"]["resources"].items() if key != "devices"}
+    return {"resources": resources, "oom_score": spec["process"].get("oomScoreAdj", 0)}
+
+
 def _check(config: api.ContainerConfig) -> None:
     if not config.metadata.name:
         raise InvalidArgument("a container needs a name in its metadata")
     if not config.image.image:
         raise InvalidArgument("a container needs an image")
-    texts = [config.metadata.name, config.log_path, config.working_dir, *config.command, *config.args]
-    texts += [pair.key for pair in config.envs]
-    if any("\0" in text for text in texts):
-        raise InvalidArgument("the container's configuration holds a NUL character")
-    if "\n" in config.metadata.name or ".." in config.log_path.split("/"):
-        raise InvalidArgument("the container's name or log_path holds what it must not")
-    if config.CDI_devices:
-        raise Unsupported("CDI devices are not supported")
-
-
-def _stop_signal(config: api.ContainerConfig, image: Mapping[str, Any]) -> int:
-    if config.stop_signal:
-        name = api.Signal.Name(config.stop_signal)
-        text = name.replace("PLUS", "+").replace("MINUS", "-")
-    else:
-        text = str(image.get("StopSignal") or "SIGTERM")
-    return parse_signal(text)
-
-
-def parse_signal(text: str) -> int:
-    """A signal's number from its number, or its name with or without SIG, also relative (RTMIN+3). Raises `InvalidArgument`."""
-    if text.isdigit() and 0 < int(text) <= signal.SIGRTMAX:
-        return int(text)
-    name = text.upper() if text.upper().startswith("SIG") else f"SIG{text.upper()}"
-    base, sign, offset = name.partition("+" if "+" in name else "-")
-    known = {"SIGCLD": "SIGCHLD", "SIGPOLL": "SIGIO", "SIGIOT": "SIGABRT"}.get(base, base)
-    try:
-        number = int(signal.Signals[known]) if known in signal.Signals.__members__ else int(getattr(signal, known))
-        number += int(f"{sign}{offset}") if sign else 0
-    except (AttributeError, ValueError):
-        raise InvalidArgument(f"{text!r} is not a signal") from None
-    return number
-
-
-def _find_text(layers: tuple[str, ...], path: str) -> str:
-    """A small file's text out of a stack of layers, topmost first; "" where there is none."""
-    for layer in layers:
-        root = os.open(layer, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
-            resolve = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
-            with open(syscalls.openat2(root, path, flags, resolve), "rb") as file:
-                return file.read(_LARGEST_ACCOUNTS_BYTES).decode(errors="surrogateescape")
-        except OSError as error:
-            if error.errno in (6, 19):  # ENXIO, ENODEV: a whiteout
-                return ""
-        finally:
-            os.close(root)
-    return ""
+    if "\n" in config.metadata.name or "\0" in config.metadata.name:
+        raise InvalidArgument(f"the container's name holds a character that it must not: {config.metadata.name!r}")
+    log_path = config.log_path
+    if "\n" in log_path or "\0" in log_path or log_path.startswith("/") or ".." in log_path.split("/"):
+        raise InvalidArgument(f"log_path {log_path!r} is not a path below the pod's log directory")
+    if any("=" in pair.key or not pair.key for pair in config.envs):
+        raise InvalidArgument("the name of an environment variable is empty, or holds '='")
+    if config.ByteSize() > _LARGEST_CONFIG_BYTES:
+        raise InvalidArgument(f"the container's configuration is larger than {_LARGEST_CONFIG_BYTES} bytes")

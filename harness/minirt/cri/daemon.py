@@ -14,18 +14,16 @@ from typing import Any
 import grpc
 from cri_api.v1 import api_pb2_grpc
 
-from harness.linux import syscalls
-from harness.linux.capabilities import BITS
-from harness.linux.cgroups import Mode, read_layout
+from harness.linux.cgroups import read_layout
 from harness.minirt.cri import log
 from harness.minirt.cri.containers import Containers
+from harness.minirt.cri.host import read_host_facts
 from harness.minirt.cri.image_service import ImageService
 from harness.minirt.cri.lock import only_one
 from harness.minirt.cri.options import Options
 from harness.minirt.cri.pods import Pods
 from harness.minirt.cri.runtime_service import RuntimeService
 from harness.minirt.cri.supervision import Facts, Supervision
-from harness.minirt.cri.translate import HostFacts
 from harness.minirt.images.pull import Puller
 from harness.minirt.images.snapshot import Snapshots
 from harness.minirt.images.store import ImageStore
@@ -37,15 +35,6 @@ _THREADS = 64
 """at most; they are made when all others are busy (with calls that wait: stop, exec, pull)"""
 _LARGEST_MESSAGE_BYTES = 64 << 20
 _GRACE_S = 2.0
-
-
-def read_host_facts() -> HostFacts:
-    """What this machine lets us do."""
-    effective = syscalls.capget()[0]
-    score: int | None = None
-    if not effective >> BITS["CAP_SYS_RESOURCE"] & 1:
-        score = int(Path("/proc/self/oom_score_adj").read_text())
-    return HostFacts(effective, read_layout().mode is Mode.V2, score)
 
 
 class Daemon:
@@ -64,7 +53,7 @@ class Daemon:
         self.networks = Networks(Path(options.cni_conf_dir), bin_dirs)
         self.pods = Pods(root, state, self.supervisor, self.networks, self.layout, options.cgroup_parent)
         self.containers = Containers(
-            root, state, self.supervisor, self.pods, self.images, self.snapshots, read_host_facts()
+            root, state, self.supervisor, self.pods, self.images, self.snapshots, read_host_facts(self.layout)
         )
         self._ran: frozenset[str] = frozenset()
         self._is_loaded = False

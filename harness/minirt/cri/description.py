@@ -11,6 +11,8 @@ from cri_api.v1 import api_pb2 as api
 from harness.minirt.cri.containers import Containers
 from harness.minirt.cri.pods import Pods
 from harness.minirt.cri.records import Container, Pod
+from harness.minirt.cri.resources import describe_resources
+from harness.minirt.cri.stopping import signal_of_number
 from harness.minirt.images.store import Image, ImageStore
 
 
@@ -96,10 +98,11 @@ def container_status(container: Container, image: Image | None) -> Any:
         annotations=config.annotations,
         mounts=config.mounts,
         log_path=container.log_path,
-        stop_signal=config.stop_signal,
+        stop_signal=signal_of_number(container.stop_signal),
     )
-    if config.linux.HasField("resources"):
-        status.resources.linux.CopyFrom(config.linux.resources)
+    limits = container.resources
+    if limits:
+        status.resources.linux.CopyFrom(describe_resources(limits["resources"], limits["oom_score"]))
     uid, gid, groups = container.user
     status.user.linux.uid, status.user.linux.gid = uid, gid
     status.user.linux.supplemental_groups.extend(groups)

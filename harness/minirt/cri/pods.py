@@ -18,8 +18,9 @@ from cri_api.v1 import api_pb2 as api
 
 from harness.linux.cgroups import Layout, path_of
 from harness.minirt.cri import log
+from harness.minirt.cri.podfacts import PodFacts
 from harness.minirt.cri.records import Folder, Pod, find_by_prefix
-from harness.minirt.cri.translate import SHM_BYTES, PodFacts
+from harness.minirt.cri.translate import SHM_BYTES
 from harness.minirt.errors import AlreadyExists, InvalidArgument, MinirtError, NotFound, Unsupported
 from harness.minirt.network.cni import Attachment, Networks, PodNetwork
 from harness.minirt.supervisor.client import Supervisor

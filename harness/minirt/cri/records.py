@@ -67,6 +67,7 @@ class Container:
     config: api.ContainerConfig
     image_id: str
     chain: tuple[str, ...]
+    """of every layer that it needs: its own image's come first"""
     cgroup: str
     log_path: str
     stop_signal: int
@@ -79,7 +80,14 @@ class Container:
     exit_code: int = 0
     reason: str = ""
     message: str = ""
-    extra: dict[str, Any] = field(default_factory=dict)
+    depth: int = -1
+    """how many of `chain` its root is stacked from; the others are of images that are mounted in it"""
+    resources: dict[str, Any] = field(default_factory=dict)
+    """limits as they are now: ``linux.resources`` of the runtime specification, and ``oom_score``"""
+
+    @property
+    def root_chain(self) -> tuple[str, ...]:
+        return self.chain if self.depth < 0 else self.chain[: self.depth]
 
     def apply(self, facts: Mapping[str, Any]) -> bool:
         """Take over what the supervisor says; whether that is new. What has ended cannot start to run again."""
@@ -122,6 +130,8 @@ class Container:
             "exit_code": self.exit_code,
             "reason": self.reason,
             "message": self.message,
+            "depth": self.depth,
+            "resources": self.resources,
         }
 
     @classmethod

@@ -238,6 +238,11 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer):  # type: ignore[misc,
         )
 
     @answered
+    def UpdateContainerResources(self, request: Any, context: Any) -> Any:
+        self._containers.update(self._containers.get(request.container_id), request.linux)
+        return api.UpdateContainerResourcesResponse()
+
+    @answered
     def ExecSync(self, request: Any, context: Any) -> Any:
         container = self._containers.running(request.container_id)
         process = exec_process(self._containers.process(container), request.cmd, tty=False)

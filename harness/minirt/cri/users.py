@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from harness.linux import syscalls
 from harness.minirt.errors import InvalidArgument
 
 _HIGHEST_ID = 2**31 - 1
+_LARGEST_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +72,32 @@ def resolve_user(
         if found is None and not _is_id(group):
             raise InvalidArgument(f"group {group!r} is not in the image's /etc/group")
         gid = int(group) if found is None else found
-    member_of = [row[1] for row in groups if login and login in row[2]] if merge else []
-    return Identity(uid, gid, tuple(dict.fromkeys((gid, *supplemental, *member_of))), home)
+    # The group that is called like the user is its own, which was told by passwd already.
+    member_of = [row[1] for row in groups if login and login != row[0] and login in row[2]] if merge else []
+    return Identity(uid, gid, tuple(sorted({gid, *supplemental, *member_of})), home)
 
 
 def _is_id(text: str) -> bool:
     return text.isascii() and text.isdigit() and int(text) <= _HIGHEST_ID
+
+
+def read_accounts(layers: Sequence[str]) -> Accounts:
+    """The accounts in a stack of layers (folders, the topmost first)."""
+    return Accounts(_find_text(layers, "etc/passwd"), _find_text(layers, "etc/group"))
+
+
+def _find_text(layers: Sequence[str], path: str) -> str:
+    """A small file's text out of a stack of layers, topmost first; "" where there is none."""
+    for layer in layers:
+        root = os.open(layer, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
+            resolve = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
+            with open(syscalls.openat2(root, path, flags, resolve), "rb") as file:
+                return file.read(_LARGEST_BYTES).decode(errors="surrogateescape")
+        except OSError as error:
+            if error.errno in (6, 19):  # ENXIO, ENODEV: a whiteout
+                return ""
+        finally:
+            os.close(root)
+    return ""

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from harness.minirt.supervisor.loop import Loop, Timer
 
 _READ_BYTES = 1 << 16
-_SIGKILL = 9
 _CLD_EXITED = 1
 UNKNOWN_EXIT_CODE = 255
 _AGAIN_S = 0.005
@@ -110,6 +109,7 @@ class Container:
         self.exit_known = True
         """whether `exit_code` is the container's own"""
         self.oom_killed = False
+        self.told_to_stop = False
         self.seccomp: Compiled | None = None
         """the filter, which further processes get too"""
         self._loop = loop
@@ -244,7 +244,8 @@ class Container:
         else:
             self.exit_code = reap(self.pidfd)
         try:
-            self.oom_killed = self.exit_code == 128 + _SIGKILL and oom_kills(self.cgroup) > 0
+            # Of any process, not of the first alone: that one may have lived on, and ended as it wanted.
+            self.oom_killed = oom_kills(self.cgroup) > 0
         except OSError as error:
             print(f"container {self.id}: {error}", flush=True)
         self._clear(time.monotonic() + _LONGEST_END_S)

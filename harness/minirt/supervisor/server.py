@@ -15,6 +15,8 @@ from harness.minirt.container.enter import enter
 from harness.minirt.container.launch import launch
 from harness.minirt.container.plan import make_plan
 from harness.minirt.container.reader import Reader
+from harness.minirt.container.record import changed
+from harness.minirt.container.resources import parse_resources
 from harness.minirt.container.spec import parse_process, parse_spec
 from harness.minirt.errors import AlreadyExists, CgroupError, InvalidArgument, MinirtError, NotFound, WrongState
 from harness.minirt.supervisor import pod
@@ -270,7 +272,9 @@ class Server:
         container = self._get(message["id"])
         if container.running:
             if message["timeout_s"] > 0:
-                container.signal(message["signal"])
+                if not container.told_to_stop:
+                    container.told_to_stop = True
+                    container.signal(message["signal"])
                 container.kill_after(message["timeout_s"], self._kill)
             else:
                 self._kill(container)
@@ -284,6 +288,20 @@ class Server:
                 container.cgroup.thaw()
         except CgroupError as error:
             print(f"container {container.id}: {error}", flush=True)
+
+    def _update(self, peer: Peer, message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+        """Change the limits of a running container to ``resources`` (as config.json has them), all or none."""
+        container = self._get(message["id"])
+        if not container.running:
+            return {}
+        resources = parse_resources(Reader(message["resources"], "linux.resources"))
+        wider = cgroups.extend(self._layout, container.cgroup, message["cgroup"], resources)
+        if wider is not container.cgroup:
+            container.cgroup = wider
+            known = states.load(f"{self._state}/containers", container.id)
+            states.save(container.folder, changed(known, cgroup=wider))
+        wider.update(resources)
+        return {}
 
     def _forget(self, peer: Peer, message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
         container = self._containers.get(message["id"])
@@ -453,6 +471,7 @@ _HANDLERS: dict[str, Any] = {
     "remove pod": Server._remove_pod,
     "start": Server._start,
     "stop": Server._stop,
+    "update": Server._update,
     "forget": Server._forget,
     "exec": Server._exec,
     "attach": Server._attach,
