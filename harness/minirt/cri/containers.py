@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
