@@ -44,7 +44,7 @@ def _condition(kind: str, reason: str, problem: str) -> Any:
 
 def _info(options: Options, network: Network | None, problem: str) -> dict[str, str]:
     versions = {"minirt": __version__, "python": sys.version.split()[0], "kernel": os.uname().release}
-    cni: dict[str, Any] = {"confDir": options.cni_conf_dir, "binDirs": options.cni_bin_dir.split(":")}
+    cni: dict[str, Any] = {"confDir": options.cni_conf_dir, "binDirs": [str(folder) for folder in options.bin_dirs]}
     if network is not None:
         plugins = [dict(plugin) for plugin in network.plugins]
         cni |= {"name": network.name, "path": network.path, "cniVersion": network.version, "plugins": plugins}

@@ -16,6 +16,7 @@ from typing import Any
 
 from cri_api.v1 import api_pb2 as api
 
+from harness.minirt.container import cgroup as cgroups
 from harness.minirt.container.seccomp import compile_profile
 from harness.minirt.container.spec import parse_spec
 from harness.minirt.cri import log
@@ -40,6 +41,7 @@ from harness.minirt.errors import (
     InvalidArgument,
     MinirtError,
     NotFound,
+    StateCorrupt,
     Unavailable,
     WrongState,
 )
@@ -51,6 +53,7 @@ START_ERROR_EXIT_CODE = 128
 _LARGEST_CONFIG_BYTES = 8 << 20
 """of one container; with its spec it has to fit into a message between daemon and supervisor"""
 _MOST_CACHED_ACCOUNTS = 64
+_END = ("pid", "started_ns", "finished_ns", "exit_code")
 
 
 class Containers:
@@ -84,20 +87,16 @@ class Containers:
 
     def load(self, supervised: Mapping[str, Mapping[str, Any]]) -> None:
         """Read what an earlier daemon left, and set it right by what the supervisor knows and by what it wrote down."""
-        for id, row in self._records.read():
-            container = None
-            if row is not None:
-                with contextlib.suppress(KeyError, TypeError, ValueError):
-                    container = Container.from_json(row)
+        for id, container in self._records.read(Container):
             if container is None:
                 log.warning("a container without a readable record is removed", container=id)
-                if id in supervised:
-                    self._supervisor.call("stop", id=id, signal=signal.SIGKILL, timeout_s=0)
-                    self._supervisor.call("forget", id=id)
+                self._end_unknown(id, supervised)
                 self._discard(id)
                 continue
             self._adopt(container, supervised.get(id))
             self._put(container)
+        for id in supervised.keys() - self._containers.keys():
+            self._end_unknown(id, supervised)
         for id in os.listdir(self._state):
             if id not in self._containers:
                 self._discard(id)
@@ -116,12 +115,18 @@ class Containers:
                 self.apply(self._last_facts(container) or _lost(container))
 
     def _last_facts(self, container: Container) -> Mapping[str, Any] | None:
-        """What a supervisor has written down of the end of a container, if anything."""
+        """What a supervisor has written down of the end of a container, if anything that can be read."""
         try:
             facts: dict[str, Any] = json.loads((self._state / container.id / "exit.json").read_bytes())
-        except (OSError, ValueError):
+            return facts if all(type(facts[name]) is int for name in _END) else None
+        except (OSError, ValueError, KeyError, TypeError):
             return None
-        return facts
+
+    def _end_unknown(self, id: str, supervised: Mapping[str, Mapping[str, Any]]) -> None:
+        """End what nobody could stop any more, since its record is gone."""
+        if id in supervised:
+            self._supervisor.call("stop", id=id, signal=signal.SIGKILL, timeout_s=0)
+            self._supervisor.call("forget", id=id)
 
     def _adopt(self, container: Container, facts: Mapping[str, Any] | None) -> None:
         was = container.state
@@ -132,9 +137,13 @@ class Containers:
         if facts is not None:
             container.apply(facts)
         elif was == RUNNING or not (self._state / container.id / "config.json").exists():
+            end_cgroup(container.cgroup)
             container.fail(time.time_ns(), UNKNOWN_EXIT_CODE, "Unknown", "it ended while nobody looked after it")
         if container.state != was:
-            self._records.write(container.id, container.to_json())
+            self._records.note(container.id, container.to_json())
+        if container.state == RUNNING and self._pods.find(container.pod_id) is None:
+            log.warning("a container without its pod is ended", container=container.id, pod=container.pod_id)
+            self.stop(container, 0)
 
     # -- looking -----------------------------------------------------------------------------------------------------
 
@@ -170,16 +179,21 @@ class Containers:
         return self._records.path(container.id) / "upper"
 
     def spec(self, container: Container) -> dict[str, Any]:
-        """Its config.json; empty where that is gone (the state folder does not outlive the machine)."""
+        """Its config.json; empty where that is gone (the state folder does not outlive the machine). Raises `StateCorrupt`."""
+        path = self._state / container.id / "config.json"
         try:
-            spec: dict[str, Any] = json.loads((self._state / container.id / "config.json").read_bytes())
+            spec: dict[str, Any] = json.loads(path.read_bytes())
         except FileNotFoundError:
             return {}
+        except ValueError as error:
+            raise StateCorrupt(f"{path}: {error}") from None
         return spec
 
     def process(self, container: Container) -> dict[str, Any]:
         """``process`` of its config.json."""
-        process: dict[str, Any] = self.spec(container)["process"]
+        process = self.spec(container).get("process")
+        if not isinstance(process, dict):
+            raise StateCorrupt(f"what container {container.id} runs is no longer known")
         return process
 
     # -- changing ----------------------------------------------------------------------------------------------------
@@ -314,7 +328,7 @@ class Containers:
                 raise
             except MinirtError as error:
                 container.fail(time.time_ns(), START_ERROR_EXIT_CODE, "StartError", str(error))
-                self._records.write(container.id, container.to_json())
+                self._records.note(container.id, container.to_json())
                 self.changed("stopped", container)
                 raise
             self.apply(facts, container)
@@ -325,8 +339,7 @@ class Containers:
             container = container or self._containers.get(facts["id"])
             was = container.state if container is not None else EXITED
             if container is not None and container.apply(facts) and container.id in self._containers:
-                with contextlib.suppress(OSError):  # a full disk; the supervisor knows it as well
-                    self._records.write(container.id, container.to_json())
+                self._records.note(container.id, container.to_json())
                 # The end of a short-lived one can be known before the answer to its start.
                 if was == CREATED:
                     self.changed("started", container)
@@ -369,11 +382,11 @@ class Containers:
         try:
             with self._alone(container):
                 self._supervisor.call("forget", id=container.id)
+                self._discard(container.id)
                 with self._lock:
                     del self._containers[container.id]
                     self._names.pop(_name(container), None)
                     self._busy.pop(container.id, None)
-                self._discard(container.id)
         except NotFound:
             return
         self.changed("deleted", container)
@@ -395,6 +408,13 @@ def _lost(container: Container) -> Mapping[str, Any]:
     """The end of a container of which nobody knows how it was."""
     facts = {"id": container.id, "pid": 0, "started_ns": container.started_ns, "finished_ns": time.time_ns()}
     return {**facts, "exit_code": UNKNOWN_EXIT_CODE, "exit_known": False}
+
+
+def end_cgroup(path: str) -> None:
+    """Kill what a supervisor that was killed has left of a container; nothing happens where its cgroup is gone."""
+    place = cgroups.find(cgroups.read_layout(), path)
+    place.kill_all()
+    place.remove()
 
 
 def _name(container: Container) -> tuple[str, str, int]:

@@ -14,16 +14,18 @@ from typing import Any
 import grpc
 from cri_api.v1 import api_pb2_grpc
 
+from harness import __version__
 from harness.linux.cgroups import read_layout
 from harness.minirt.cri import log
 from harness.minirt.cri.containers import Containers
 from harness.minirt.cri.host import read_host_facts
 from harness.minirt.cri.image_service import ImageService
-from harness.minirt.cri.lock import only_one
+from harness.minirt.cri.notify import ServiceManager
 from harness.minirt.cri.options import Options
 from harness.minirt.cri.pods import Pods
 from harness.minirt.cri.runtime_service import RuntimeService
 from harness.minirt.cri.supervision import Facts, Supervision
+from harness.minirt.errors import Unavailable
 from harness.minirt.images.pull import Puller
 from harness.minirt.images.snapshot import Snapshots
 from harness.minirt.images.store import ImageStore
@@ -35,6 +37,7 @@ _THREADS = 64
 """at most; they are made when all others are busy (with calls that wait: stop, exec, pull)"""
 _LARGEST_MESSAGE_BYTES = 64 << 20
 _GRACE_S = 2.0
+_ENDING = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
 
 class Daemon:
@@ -49,8 +52,7 @@ class Daemon:
         self.images = ImageStore(root, self.snapshots)
         if self.images.damage:
             log.warning(self.images.damage)
-        bin_dirs = [Path(folder) for folder in options.cni_bin_dir.split(":") if folder]
-        self.networks = Networks(Path(options.cni_conf_dir), bin_dirs)
+        self.networks = Networks(Path(options.cni_conf_dir), options.bin_dirs)
         self.pods = Pods(root, state, self.supervisor, self.networks, self.layout, options.cgroup_parent)
         self.containers = Containers(
             root, state, self.supervisor, self.pods, self.images, self.snapshots, read_host_facts(self.layout)
@@ -96,7 +98,10 @@ class Daemon:
     @contextlib.contextmanager
     def serving(self) -> Iterator[None]:
         """Answer on the socket for as long as the context lasts; calls that are under way then get a moment to end."""
-        streaming = StreamingServer(self.options.streaming_address)
+        try:
+            streaming = StreamingServer(self.options.streaming_address)
+        except OSError as error:
+            raise Unavailable(f"--streaming-address {self.options.streaming_address}: {error.strerror}") from error
         pool = ThreadPoolExecutor(_THREADS, "call")
         server = grpc.server(
             pool,
@@ -122,12 +127,12 @@ class Daemon:
             ImageService(Path(self.options.root), self.images, self.snapshots, puller, self.containers.used_layers),
             server,
         )
-        socket = self.options.socket
-        socket.parent.mkdir(parents=True, exist_ok=True)
-        socket.unlink(missing_ok=True)
+        path = self.options.socket
         old = os.umask(0o177)
         try:
-            server.add_insecure_port(f"unix://{socket}")
+            server.add_insecure_port(f"unix://{path}")
+        except RuntimeError as error:
+            raise Unavailable(f"--listen {self.options.listen}: {error}") from error
         finally:
             os.umask(old)
         server.start()
@@ -139,23 +144,29 @@ class Daemon:
             server.stop(_GRACE_S).wait()
             streaming.close()
             pool.shutdown(cancel_futures=True)
-            socket.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
             self.supervisor.close()
 
 
 def run(options: Options, child: int = 0) -> int:
-    """Serve until SIGTERM or SIGINT; the exit status. `child`: the supervisor, where this process has forked it."""
+    """Serve until a signal asks to end; the exit status. The caller has the locks of both folders, and has made way for the socket.
+
+    `child`: the supervisor, where this process has forked it.
+    """
     log.open_log(options.log_level)
+    manager = ServiceManager()
     # Blocked before any thread is made, so that they arrive here and nowhere else.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
-    with only_one(Path(options.state)):
-        daemon = Daemon(options, child)
-        daemon.load()
-        with daemon.serving():
-            gc.collect()
-            gc.freeze()
-            print(f"minirt serves {options.listen}", flush=True)
-            log.info("ready", listen=options.listen, root=options.root, state=options.state)
-            number = signal.sigwait({signal.SIGTERM, signal.SIGINT})
-            log.info("ending; containers go on", signal=number)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    daemon = Daemon(options, child)
+    log.info("starting", version=__version__, cgroups=daemon.layout.mode, supervisor=options.supervisor_socket)
+    daemon.load()
+    with daemon.serving():
+        gc.collect()
+        gc.freeze()
+        print(f"minirt serves {options.listen}", flush=True)
+        manager.tell("READY=1", f"STATUS=serves {options.listen}")
+        log.info("ready", listen=options.listen, root=options.root, state=options.state)
+        number = signal.sigwait(_ENDING)
+        manager.tell("STOPPING=1")
+        log.info("ending; containers go on", signal=signal.Signals(number).name)
     return 0

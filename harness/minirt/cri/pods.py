@@ -56,11 +56,7 @@ class Pods:
 
     def load(self) -> None:
         """Read what an earlier daemon left; finish what it had half removed, undo what it had half made."""
-        for id, row in self._records.read():
-            pod = None
-            if row is not None:
-                with contextlib.suppress(KeyError, TypeError, ValueError):
-                    pod = Pod.from_json(row)
+        for id, pod in self._records.read(Pod):
             if pod is None:
                 log.warning("a pod without a readable record is removed", pod=id)
                 self._undo(id)
@@ -77,7 +73,7 @@ class Pods:
         """Undo what was half made or half removed while there was no supervisor."""
         with self._lock:
             known = {*self._pods, *self._names.values()}
-        for id in {*os.listdir(self._state), *(id for id, _ in self._records.read())} - known:
+        for id in {*os.listdir(self._state), *self._records.ids()} - known:
             self._undo(id)
 
     def _holds(self, pod: Pod) -> bool:
@@ -206,14 +202,14 @@ class Pods:
         self._supervisor.call("remove pod", id=pod.id)
         with self._lock:
             pod.ready = False
-            self._records.write(pod.id, pod.to_json())
+            self._records.note(pod.id, pod.to_json())
 
     def remove(self, pod: Pod) -> None:
         """Forget a pod that is stopped and has no containers any more."""
+        self._discard(pod.id)
         with self._lock:
             self._pods.pop(pod.id, None)
             self._names.pop(_name(pod.config), None)
-        self._discard(pod.id)
         if pod.made_cgroup_parent:
             for folder in self._cgroup_folders(pod.cgroup_parent):
                 with contextlib.suppress(OSError):
@@ -225,7 +221,7 @@ class Pods:
 
     def detach_all(self) -> None:
         """Take every pod off its network, whatever its state."""
-        for id, _ in self._records.read():
+        for id in self._records.ids():
             try:
                 self._detach(id)
             except MinirtError as error:
@@ -233,10 +229,9 @@ class Pods:
 
     def discard_all(self) -> None:
         """Forget every pod; their namespaces are gone."""
-        for id, row in self._records.read():
-            with contextlib.suppress(KeyError, TypeError, ValueError):
-                if row is not None:
-                    self.remove(Pod.from_json(row))
+        for id, pod in self._records.read(Pod):
+            if pod is not None:
+                self.remove(pod)
             self._discard(id)
         for id in os.listdir(self._state):
             self._discard(id)

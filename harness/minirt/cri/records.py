@@ -1,4 +1,9 @@
-"""What the daemon remembers of pods and containers: one JSON file each, replaced by rename, read again at the next start."""
+"""What the daemon remembers of pods and containers: one JSON file each, replaced by rename, read again at the next start.
+
+Whoever reads finds the old record or the new one, also after a kill at any moment. Records are not forced to the disk: what
+they tell of does not outlive the machine's power either, and a file that the power cut short is put aside like any other
+that cannot be read. (Forcing would cost each container three waits for the disk.)
+"""
 
 from __future__ import annotations
 
@@ -8,16 +13,20 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cri_api.v1 import api_pb2 as api
+from google.protobuf.message import DecodeError
 
+from harness.minirt.cri import log
 from harness.minirt.errors import InvalidArgument, NotFound
 
 CREATED, RUNNING, EXITED = range(3)
 UNKNOWN_EXIT_CODE = 255
+VERSION = 1
+"""of the form of records; one of a later version is not understood"""
 
 
 @dataclass(slots=True)
@@ -54,8 +63,10 @@ class Pod:
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Pod:
-        config = api.PodSandboxConfig.FromString(base64.b64decode(row["config"]))
-        return cls(**{**row, "config": config, "ips": tuple(row["ips"])})
+        """Raises `ValueError` for what is not a record of a pod."""
+        with _understood():
+            config = api.PodSandboxConfig.FromString(base64.b64decode(row["config"], validate=True))
+            return cls(**{**_known(cls, row), "config": config, "ips": tuple(row["ips"])})
 
 
 @dataclass(slots=True)
@@ -136,13 +147,39 @@ class Container:
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Container:
-        config = api.ContainerConfig.FromString(base64.b64decode(row["config"]))
-        uid, gid, groups = row["user"]
-        return cls(**{**row, "config": config, "chain": tuple(row["chain"]), "user": (uid, gid, tuple(groups))})
+        """Raises `ValueError` for what is not a record of a container."""
+        with _understood():
+            config = api.ContainerConfig.FromString(base64.b64decode(row["config"], validate=True))
+            uid, gid, groups = row["user"]
+            row = {**_known(cls, row), "chain": tuple(row["chain"]), "user": (uid, gid, tuple(groups))}
+            return cls(**{**row, "config": config})
 
 
 def _pack(message: Any) -> str:
     return base64.b64encode(message.SerializeToString()).decode()
+
+
+def _known(kind: type[Pod] | type[Container], row: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a record that this version knows, once their types are right."""
+    if row.get("version", VERSION) > VERSION:
+        raise ValueError(f"it is of version {row['version']}, written by a later minirt")
+    names = {row.name: row.type for row in fields(kind)}
+    for name, value in row.items():
+        if names.get(name) in ("int", "str", "bool") and type(value).__name__ != names[name]:
+            raise ValueError(f"{name} is not of type {names[name]}")
+    return {name: value for name, value in row.items() if name in names}
+
+
+@contextlib.contextmanager
+def _understood() -> Iterator[None]:
+    """What cannot be taken apart is not a record."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, DecodeError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+Kind = TypeVar("Kind", Pod, Container)
 
 
 class Folder:
@@ -161,24 +198,55 @@ class Folder:
         folder = f"{self._folder}/{id}"
         temporary = f"{folder}/.{self._file}"
         with open(temporary, "wb", buffering=0) as file:
-            file.write(json.dumps(row).encode())
+            file.write(json.dumps({**row, "version": VERSION}).encode())
         os.rename(temporary, f"{folder}/{self._file}")
 
+    def note(self, id: str, row: Mapping[str, Any]) -> None:
+        """Replace a record by what the next start would find out by itself: a full disk is worth a warning, no more."""
+        try:
+            self.write(id, row)
+        except OSError as error:
+            log.warning("a record could not be written", path=self._folder / id / self._file, error=error)
+
     def remove(self, id: str) -> None:
-        """Remove a record, then all that stands beside it; nothing happens where it is gone."""
+        """Remove a record, then all that stands beside it; nothing happens where it is gone.
+
+        Raises `OSError` where the record cannot be removed; then it all stays.
+        """
         folder = f"{self._folder}/{id}"
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             os.unlink(f"{folder}/{self._file}")
         shutil.rmtree(folder, ignore_errors=True)
 
-    def read(self) -> Iterator[tuple[str, dict[str, Any] | None]]:
-        """Every id with its record: None where it has none, or one that cannot be read."""
-        for id in sorted(os.listdir(self._folder)):
+    def ids(self) -> list[str]:
+        """Every id, with or without a record."""
+        return sorted(os.listdir(self._folder))
+
+    def read(self, kind: type[Kind]) -> Iterator[tuple[str, Kind | None]]:
+        """Every id with its record; None where it has none, or one that cannot be read, which is put aside then."""
+        for id in self.ids():
+            path = self._folder / id / self._file
+            record = None
             try:
-                row = json.loads((self._folder / id / self._file).read_bytes())
-            except (FileNotFoundError, NotADirectoryError, ValueError):
-                row = None
-            yield id, row
+                record = kind.from_json(json.loads(path.read_bytes()))
+                if record.id != id:
+                    raise ValueError(f"it is the record of {record.id!r}")
+            except (FileNotFoundError, NotADirectoryError):
+                pass
+            except (OSError, ValueError, RecursionError) as error:
+                record = None
+                log.warning("a record cannot be read", path=path, kept_as=self._put_aside(id), error=error)
+            yield id, record
+
+    def _put_aside(self, id: str) -> str:
+        """Keep a damaged record for a person to look at: ``<root>/damaged/<id>.<file>``; where it is, "" if it cannot be kept."""
+        kept = self._folder.with_name("damaged") / f"{id}.{self._file}"
+        try:
+            kept.parent.mkdir(mode=0o700, exist_ok=True)
+            os.rename(self._folder / id / self._file, kept)
+        except OSError:
+            return ""
+        return str(kept)
 
 
 def find_by_prefix(ids: Mapping[str, Any], text: str, what: str) -> str:

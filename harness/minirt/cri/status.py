@@ -23,6 +23,7 @@ _CODES: tuple[tuple[type[errors.MinirtError], grpc.StatusCode], ...] = (
     (errors.Denied, grpc.StatusCode.PERMISSION_DENIED),
     (errors.Unavailable, grpc.StatusCode.UNAVAILABLE),
     (errors.Exhausted, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (errors.StateCorrupt, grpc.StatusCode.DATA_LOSS),
     (errors.TimedOut, grpc.StatusCode.DEADLINE_EXCEEDED),
 )
 _NUMBERS = {
@@ -37,6 +38,7 @@ _OWN_FAULTS = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
     grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.DATA_LOSS,
     grpc.StatusCode.UNKNOWN,
 )
 """what the machine has failed at, and somebody should look at; for the rest the client is to be asked"""

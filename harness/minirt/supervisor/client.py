@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.minirt import errors
-from harness.minirt.errors import MinirtError, Unavailable
+from harness.minirt.errors import MinirtError, TimedOut, Unavailable
 from harness.minirt.supervisor.protocol import Inbox, ProtocolError, send
 
 _MOST_IDLE = 16
@@ -20,8 +20,9 @@ _MOST_IDLE = 16
 class Connection:
     """One connection, for one request at a time."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, timeout_s: float | None = None) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        self.socket.settimeout(timeout_s)
         self._inbox = Inbox()
         self.waiting = False
         """whether a request has been sent whose answer has not come"""
@@ -48,6 +49,8 @@ class Connection:
             while (taken := self._inbox.take()) is None:
                 if not self._inbox.receive(self.socket):
                     raise Unavailable("the supervisor has gone")
+        except TimeoutError:
+            raise TimedOut(f"the supervisor did not answer within {self.socket.gettimeout():g} s") from None
         except (OSError, ProtocolError) as error:
             raise Unavailable(f"the supervisor has gone: {error}") from error
         message, fds = taken
@@ -70,10 +73,14 @@ class Connection:
 
 
 class Supervisor:
-    """Calls to the supervisor behind a socket. Raises `Unavailable` where it does not answer, and what it refuses with."""
+    """Calls to the supervisor behind a socket. Raises `Unavailable` where it is gone, and what it refuses with.
 
-    def __init__(self, path: Path) -> None:
+    `timeout_s`: for whoever cannot wait for ever, who gets `TimedOut`.
+    """
+
+    def __init__(self, path: Path, timeout_s: float | None = None) -> None:
         self._path = path
+        self._timeout_s = timeout_s
         self._idle: list[Connection] = []
         self._lock = threading.Lock()
 
@@ -88,7 +95,7 @@ class Supervisor:
     def _connection(self) -> Any:
         with self._lock:
             connection = self._idle.pop() if self._idle else None
-        connection = connection or Connection(self._path)
+        connection = connection or Connection(self._path, self._timeout_s)
         try:
             yield connection
         finally:
