@@ -13,9 +13,10 @@ from cri_api.v1 import api_pb2 as api
 from harness import __version__
 from harness.minirt.cri import log
 from harness.minirt.cri.options import Options
-from harness.minirt.cri.pods import HANDLERS
+from harness.minirt.cri.pod_config import HANDLERS
 from harness.minirt.errors import InvalidArgument
-from harness.minirt.network.cni import Network, Networks
+from harness.minirt.network.cni import Networks
+from harness.minirt.network.configuration import Network
 
 
 def describe_runtime(options: Options, networks: Networks, problem: str, *, verbose: bool) -> Any:

@@ -130,6 +130,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer):  # type: ignore[misc,
         return api.StopPodSandboxResponse()
 
     def _stop_pod(self, pod: Pod) -> None:
+        self._pods.close(pod)
         for container in self._containers.list(pod.id):
             self._containers.stop(container, 0)
         was_ready = pod.ready
@@ -147,6 +148,15 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer):  # type: ignore[misc,
             self._stats.forget(pod.id)
             self._events.pod("deleted", pod)
         return api.RemovePodSandboxResponse()
+
+    @answered
+    def UpdatePodSandboxResources(self, request: Any, context: Any) -> Any:
+        self._pods.update(
+            self._pods.get(request.pod_sandbox_id),
+            request.overhead if request.HasField("overhead") else None,
+            request.resources if request.HasField("resources") else None,
+        )
+        return api.UpdatePodSandboxResourcesResponse()
 
     @answered
     def PodSandboxStatus(self, request: Any, context: Any) -> Any:
