@@ -241,6 +241,12 @@ def test_a_user_namespace(networked: Daemon, pid: int, tmp_path: Path) -> None:
     daemon.remove_pod(pod)
 
 
+def test_user_namespaces_are_told_of(daemon: Daemon) -> None:
+    handlers = daemon.runtime.Status(api.StatusRequest()).runtime_handlers
+    assert {row.name for row in handlers} == {"", "minirt"}
+    assert all(row.features.user_namespaces for row in handlers)
+
+
 def test_user_namespaces_that_are_refused(daemon: Daemon) -> None:
     def changed(network: int = POD, pid: int = CONTAINER, ipc: int = POD, **options: Any) -> Any:
         config = config_of(daemon, network=network, pid=pid, ipc=ipc)

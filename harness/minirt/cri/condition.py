@@ -19,13 +19,13 @@ from harness.minirt.network.cni import Networks
 from harness.minirt.network.configuration import Network
 
 
-def describe_runtime(options: Options, networks: Networks, problem: str, *, verbose: bool) -> Any:
+def describe_runtime(
+    options: Options, networks: Networks, problem: str, *, user_namespaces: bool, verbose: bool
+) -> Any:
     """The answer to Status. `problem`: why containers cannot be run, in words; empty where they can."""
     network, network_problem = networks.current()
-    handlers = [
-        api.RuntimeHandler(name=name, features=api.RuntimeHandlerFeatures(recursive_read_only_mounts=True))
-        for name in HANDLERS
-    ]
+    features = api.RuntimeHandlerFeatures(recursive_read_only_mounts=True, user_namespaces=user_namespaces)
+    handlers = [api.RuntimeHandler(name=name, features=features) for name in HANDLERS]
     return api.StatusResponse(
         status=api.RuntimeStatus(
             conditions=[

@@ -29,7 +29,7 @@ from harness.minirt.cri.pod_config import (
 from harness.minirt.cri.podfacts import PodFacts
 from harness.minirt.cri.records import Folder, Pod, find_by_prefix
 from harness.minirt.cri.translate import SHM_BYTES
-from harness.minirt.errors import AlreadyExists, MinirtError, NotFound
+from harness.minirt.errors import AlreadyExists, MinirtError, NotFound, Unsupported
 from harness.minirt.network.cni import Attachment, Networks, PodNetwork
 from harness.minirt.supervisor import pause
 from harness.minirt.supervisor.client import Supervisor
@@ -61,6 +61,7 @@ class Pods:
         self._pods: dict[str, Pod] = {}
         self._names: dict[tuple[str, str, str, int], str] = {}
         self._busy: dict[str, threading.Lock] = {}
+        self._may_map_ids: bool | None = None
 
     def load(self) -> None:
         """Read what an earlier daemon left; finish what it had half removed, undo what it had half made."""
@@ -160,6 +161,10 @@ class Pods:
 
     def _draft(self, id: str, config: api.PodSandboxConfig, handler: str) -> Pod:
         pod = Pod(id, config, handler, time.time_ns())
+        if _user(config) and not self.may_map_ids():
+            raise Unsupported(
+                f"user namespaces: the file system of {self._records.path('')}, or the kernel, has no id-mapped mounts"
+            )
         pod.hostname = socket.gethostname() if pod.on_host_network else config.hostname or id[:12]
         pod.cgroup_parent = config.linux.cgroup_parent or f"{self._default_cgroup_parent}/{id}"
         pod.made_cgroup_parent = not any(os.path.exists(folder) for folder in pod_cgroup.folders_of(pod.cgroup_parent))
@@ -219,6 +224,12 @@ class Pods:
             (folder / name).write_text(text)
             if owner != (0, 0):
                 os.chown(folder / name, *owner)
+
+    def may_map_ids(self) -> bool:
+        """Whether pods can have user namespaces here: the kernel and the file system below our root have to allow it."""
+        if self._may_map_ids is None:
+            self._may_map_ids = bool(self._supervisor.call("can map ids", path=str(self._records.path("")))["can"])
+        return self._may_map_ids
 
     def share_pids(self, pod: Pod) -> None:
         """See to it that the pod has a pid namespace that its containers share, and a process that keeps it."""

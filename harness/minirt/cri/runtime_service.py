@@ -93,7 +93,14 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer):  # type: ignore[misc,
 
     @answered
     def Status(self, request: Any, context: Any) -> Any:
-        return describe_runtime(self._options, self._networks, self._runtime_problem(), verbose=request.verbose)
+        problem = self._runtime_problem()
+        return describe_runtime(
+            self._options,
+            self._networks,
+            problem,
+            user_namespaces=not problem and self._pods.may_map_ids(),
+            verbose=request.verbose,
+        )
 
     @answered
     def RuntimeConfig(self, request: Any, context: Any) -> Any:
