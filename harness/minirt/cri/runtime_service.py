@@ -137,10 +137,9 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer):  # type: ignore[misc,
         return api.StopPodSandboxResponse()
 
     def _stop_pod(self, pod: Pod) -> None:
-        self._pods.close(pod)
+        was_ready = self._pods.close(pod)
         for container in self._containers.list(pod.id):
             self._containers.stop(container, 0)
-        was_ready = pod.ready
         self._pods.stop(pod)
         if was_ready:
             self._events.pod("stopped", pod)
