@@ -137,7 +137,7 @@ class CriGrpc:
         return _STATES[status.state]
 
     def list_containers(self) -> list[str]:
-        answer = self._call(self._runtime.ListContainers, cri.ListContainersRequest())
+        answer = self._call(cri.ListContainersRequest())
         return [container.id for container in answer.containers]
 
     def exit_code(self, container: str) -> int | None:
