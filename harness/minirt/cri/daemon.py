@@ -55,7 +55,13 @@ class Daemon:
         self.networks = Networks(Path(options.cni_conf_dir), options.bin_dirs)
         self.pods = Pods(root, state, self.supervisor, self.networks, options.cgroup_parent)
         self.containers = Containers(
-            root, state, self.supervisor, self.pods, self.images, self.snapshots, read_host_facts(self.layout)
+            root,
+            state,
+            self.supervisor,
+            self.pods,
+            self.images,
+            self.snapshots,
+            read_host_facts(self.layout, options.cdi_folders),
         )
         self._ran: frozenset[str] = frozenset()
         self._is_loaded = False

@@ -11,6 +11,7 @@ from typing import Any
 
 from cri_api.v1 import api_pb2 as api
 
+from harness.minirt.cri.cdi import asked_devices, inject_devices
 from harness.minirt.cri.devices import translate_devices
 from harness.minirt.cri.host import HostFacts
 from harness.minirt.cri.mounts import Layers, rootfs_propagation, translate_mounts
@@ -89,6 +90,7 @@ def translate(
         "annotations": dict(config.annotations),
         "linux": linux,
     }
+    inject_devices(spec, asked_devices(config), host.cdi_folders)
     return spec, identity
 
 
