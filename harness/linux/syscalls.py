@@ -199,6 +199,12 @@ def setns(fd: int, flags: int = 0) -> None:
         raise _failure()
 
 
+def syncfs(fd: int) -> None:
+    """Have the file system that `fd` is on write all that it still holds back to its disk."""
+    if _libc.syncfs(ctypes.c_int(fd)) < 0:
+        raise _failure()
+
+
 def mount(
     source: str | bytes | None,
     target: str | bytes,

@@ -49,19 +49,13 @@ class Daemon:
         self.supervisor = Supervisor(options.supervisor_socket)
         self.layout = read_layout()
         self.snapshots = Snapshots(root)
-        self.images = ImageStore(root, self.snapshots)
+        self.images = ImageStore(root, self.snapshots, [options.pause_image])
         if self.images.damage:
             log.warning(self.images.damage)
         self.networks = Networks(Path(options.cni_conf_dir), options.bin_dirs)
-        self.pods = Pods(root, state, self.supervisor, self.networks, options.cgroup_parent)
+        self.pods = Pods(root, state, self.supervisor, self.networks, self.layout, options.cgroup_parent)
         self.containers = Containers(
-            root,
-            state,
-            self.supervisor,
-            self.pods,
-            self.images,
-            self.snapshots,
-            read_host_facts(self.layout, options.cdi_folders),
+            root, state, self.supervisor, self.pods, self.images, self.snapshots, read_host_facts(self.layout)
         )
         self._ran: frozenset[str] = frozenset()
         self._is_loaded = False
@@ -78,6 +72,7 @@ class Daemon:
             self._is_loaded = True
             self.pods.load()
             self.containers.load(supervised)
+            self.images.collect(self.containers.used_layers)  # what a pull or a removal left half done
             log.info("loaded", pods=len(self.pods.list()), containers=len(self.containers.list()))
         else:
             self.pods.sweep()
@@ -87,9 +82,7 @@ class Daemon:
         self._ran = self.containers.running_ids()
 
     def _event(self, message: Mapping[str, Any]) -> None:
-        if message["event"] == "pod ended":
-            self.pods.ended(message["id"])
-        elif message["event"] == "ended":
+        if message["event"] == "ended":
             log.debug("container ended", container=message["id"], exit_code=message["exit_code"])
             self.containers.apply(message)
         elif message["problem"]:
@@ -130,11 +123,11 @@ class Daemon:
             self.runtime_problem,
         )
         api_pb2_grpc.add_RuntimeServiceServicer_to_server(runtime, server)  # type: ignore[no-untyped-call]
-        puller = Puller(self.images, self.snapshots, Path(self.options.hosts_dir) if self.options.hosts_dir else None)
-        api_pb2_grpc.add_ImageServiceServicer_to_server(  # type: ignore[no-untyped-call]
-            ImageService(Path(self.options.root), self.images, self.snapshots, puller, self.containers.used_layers),
-            server,
-        )
+        hosts_dir = Path(self.options.hosts_dir) if self.options.hosts_dir else None
+        used = self.containers.used_layers
+        puller = Puller(self.images, self.snapshots, hosts_dir, self.options.registry_config, used, note=log.info)
+        images = ImageService(Path(self.options.root), self.images, self.snapshots, puller, used)
+        api_pb2_grpc.add_ImageServiceServicer_to_server(images, server)  # type: ignore[no-untyped-call]
         path = self.options.socket
         old = os.umask(0o177)
         try:
@@ -154,6 +147,7 @@ class Daemon:
             pool.shutdown(cancel_futures=True)
             path.unlink(missing_ok=True)
             self.supervisor.close()
+            self.snapshots.settle()
 
 
 def run(options: Options, child: int = 0) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import base64
+import contextlib
 import json
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +14,13 @@ from cri_api.v1 import api_pb2 as api
 from cri_api.v1 import api_pb2_grpc
 
 from harness.minirt.cri.status import answered
-from harness.minirt.errors import InvalidArgument
+from harness.minirt.errors import InvalidArgument, NotFound
+from harness.minirt.images.credentials import Credentials, parse_auth
 from harness.minirt.images.pull import Puller
 from harness.minirt.images.snapshot import Snapshots
 from harness.minirt.images.store import Image, ImageStore
+
+_UID = re.compile(r"[0-9]{1,18}")
 
 
 class ImageService(api_pb2_grpc.ImageServiceServicer):  # type: ignore[misc,unused-ignore]
@@ -39,10 +43,12 @@ class ImageService(api_pb2_grpc.ImageServiceServicer):  # type: ignore[misc,unus
     @answered
     def ListImages(self, request: Any, context: Any) -> Any:
         wanted = request.filter.image.image
-        if not wanted:
-            return api.ListImagesResponse(images=[self._describe(image) for image in self._store.list()])
-        found = self._store.find(wanted)
-        return api.ListImagesResponse(images=[] if found is None else [self._describe(found)])
+        found = [self._store.find(wanted)] if wanted else self._store.list()
+        rows = []
+        for image in found:
+            with contextlib.suppress(NotFound):  # its data is damaged: it is forgotten by now
+                rows += [self._describe(image)] if image else []
+        return api.ListImagesResponse(images=rows)
 
     @answered
     def ImageStatus(self, request: Any, context: Any) -> Any:
@@ -52,22 +58,24 @@ class ImageService(api_pb2_grpc.ImageServiceServicer):  # type: ignore[misc,unus
         if image is None:
             return api.ImageStatusResponse()
         info = {}
-        if request.verbose:
-            info["info"] = json.dumps({"chainID": image.chain[-1:], "imageSpec": self._store.config(image)})
-        return api.ImageStatusResponse(image=self._describe(image), info=info)
+        try:
+            described = self._describe(image)
+            if request.verbose:
+                top = image.chain[-1] if image.chain else ""
+                info["info"] = json.dumps({"chainID": top, "imageSpec": self._store.config(image)})
+        except NotFound:  # its data is damaged: it is forgotten by now, and may be pulled again
+            return api.ImageStatusResponse()
+        return api.ImageStatusResponse(image=described, info=info)
 
     @answered
     def PullImage(self, request: Any, context: Any) -> Any:
-        from harness.minirt.images.registry import Credentials
-
+        if not request.image.image:
+            raise InvalidArgument("an image's name is needed")
         auth = request.auth
         username, password = auth.username, auth.password
         if auth.auth and not username:
-            try:
-                username, _, password = base64.b64decode(auth.auth, validate=True).decode().partition(":")
-            except ValueError:
-                raise InvalidArgument("the field auth of the credentials is not base64 of user:password") from None
-        credentials = Credentials(username, password.rstrip("\0"), auth.identity_token, auth.registry_token)
+            username, password = parse_auth(auth.auth)
+        credentials = Credentials(username, password, auth.identity_token, auth.registry_token, auth.server_address)
         image = self._puller.pull(request.image.image, credentials, lambda: not context.is_active())
         return api.PullImageResponse(image_ref=image.id)
 
@@ -75,7 +83,7 @@ class ImageService(api_pb2_grpc.ImageServiceServicer):  # type: ignore[misc,unus
     def RemoveImage(self, request: Any, context: Any) -> Any:
         if not request.image.image:
             raise InvalidArgument("an image's name is needed")
-        self._store.remove(request.image.image, self._used_layers())
+        self._store.remove(request.image.image, self._used_layers)
         return api.RemoveImageResponse()
 
     @answered
@@ -98,7 +106,7 @@ class ImageService(api_pb2_grpc.ImageServiceServicer):  # type: ignore[misc,unus
             pinned=image.pinned,
         )
         user = str((self._store.config(image).get("config") or {}).get("User") or "").partition(":")[0]
-        if user.isdigit():
+        if _UID.fullmatch(user):
             described.uid.value = int(user)
         elif user:
             described.username = user

@@ -15,125 +15,126 @@ import posixpath
 import shutil
 import stat
 import tarfile
-import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol, cast
+from typing import cast
 
 from harness.linux import syscalls
 from harness.minirt.errors import InvalidArgument
+from harness.minirt.images.archive import BROKEN, Archive
+from harness.minirt.images.compression import Source
 
 OPAQUE = "trusted.overlay.opaque"
 _WHITEOUT = ".wh."
 _OPAQUE_NAME = ".wh..wh..opq"
 _RESERVED = ".wh..wh."
-_CHUNK = 1 << 20
 _IN_ROOT = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
+_LAYERS_FAULT = (errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EISDIR, errno.EXDEV, errno.EINVAL, errno.EFBIG)
+"""what the kernel says of names and sizes that only a broken layer has"""
+_NOBODY = (1 << 32) - 1
+
+Room = Callable[[int], None]
+"""Told of bytes that are about to be written; raises where there is no room for them."""
 
 
-class Source(Protocol):
-    """What a layer's bytes are read from; b"" is the end."""
+@dataclass(frozen=True, slots=True)
+class Unpacked:
+    """What a layer has become. `implied` are the folders, parents first, that the layer has things in but says nothing of."""
 
-    def read(self, size: int, /) -> bytes: ...
-
-
-class Inflater:
-    """The bytes of a gzip stream (of one or more members), or those of a plain one as they are: told by its first bytes."""
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-        first = b""
-        while len(first) < 4 and (part := source.read(4 - len(first))):
-            first += part
-        self._gzip = first[:2] == b"\x1f\x8b"
-        if first == b"\x28\xb5\x2f\xfd":
-            raise InvalidArgument("the layer is compressed with zstd, which is not supported")
-        self._inflate = zlib.decompressobj(31)
-        self._pending = first
-        self._left = b""
-
-    def read(self, size: int, /) -> bytes:
-        """Up to `size` bytes; fewer only at the end. Raises `InvalidArgument` where the stream is damaged or cut."""
-        parts = [self._left[:size]]
-        self._left = self._left[size:]
-        have = len(parts[0])
-        while have < size and (part := self._more(size - have)):
-            parts.append(part[: size - have])
-            self._left = part[size - have :]
-            have += len(parts[-1])
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    def _more(self, wanted: int) -> bytes:
-        while True:
-            pending = self._pending or self._source.read(_CHUNK)
-            self._pending = b""
-            if not self._gzip:
-                return pending
-            if not pending:
-                if not self._inflate.eof:
-                    raise InvalidArgument("the layer's gzip stream ends too early")
-                return b""
-            try:
-                if self._inflate.eof:
-                    pending = pending.lstrip(b"\0")  # padding is allowed behind the last member
-                    if not pending:
-                        continue
-                    self._inflate = zlib.decompressobj(31)
-                # Bounded, so that a small piece of input cannot fill the memory.
-                part = self._inflate.decompress(pending, max(wanted, _CHUNK))
-            except zlib.error as error:
-                raise InvalidArgument(f"the layer's gzip stream is damaged: {error}") from error
-            self._pending = self._inflate.unconsumed_tail or self._inflate.unused_data
-            if part:
-                return part
+    written_bytes: int
+    implied: tuple[str, ...]
 
 
-def unpack(source: Source, folder: Path) -> int:
-    """Apply the plain tar stream `source` to the empty `folder`; how many bytes of files it wrote.
+def unpack(source: Source, folder: Path, room: Room = lambda size: None) -> Unpacked:
+    """Apply the plain tar stream `source` to the empty `folder`.
 
-    Raises `InvalidArgument` for a damaged or hostile layer, `OSError` where the disk fails. Half a layer may then be in
-    `folder`, nothing anywhere else.
+    Raises `InvalidArgument` for a damaged or hostile layer, `OSError` where the disk fails, and what `room` does. Half a
+    layer may then be in `folder`, nothing anywhere else.
     """
     with contextlib.ExitStack() as stack:
         root = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         stack.callback(os.close, root)
-        unpacking = _Unpacking(root)
+        archive = Archive(source)
+        unpacking = _Unpacking(root, archive, room)
         stack.callback(unpacking.close)
         try:
-            with tarfile.open(fileobj=cast("IO[bytes]", source), mode="r|", bufsize=_CHUNK) as tar:
-                for member in tar:
-                    unpacking.add(tar, member)
-                    tar.members = []  # type: ignore[attr-defined]  # else it keeps every header until the end
-        except (tarfile.TarError, ValueError, EOFError, OverflowError) as error:
+            for member in archive:
+                unpacking.add(member)
+            archive.drain()
+            unpacking.finish()
+        except BROKEN as error:
             raise InvalidArgument(f"the layer is not a tar archive that can be read: {error}") from error
         except OSError as error:
-            if error.errno in (errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EISDIR, errno.EXDEV):
+            if error.errno in _LAYERS_FAULT:
                 raise InvalidArgument(
                     f"the layer holds {unpacking.current!r}, which cannot be made: {error}"
                 ) from error
             raise
-        while source.read(_CHUNK):  # what stands behind the archive's end still belongs to the digest
-            pass
-        unpacking.finish()
-        return unpacking.written
+        return Unpacked(unpacking.written, tuple(sorted(unpacking.implied)))
+
+
+def adopt(folder: Path, implied: Sequence[str], lower: Sequence[str]) -> None:
+    """Have the `implied` folders of a layer look as they do below it, in the layers `lower` (topmost first).
+
+    A layer with ``tmp/file`` and no word on ``tmp`` must not take the sticky bit off it.
+    """
+    with contextlib.ExitStack() as stack:
+        root = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        stack.callback(os.close, root)
+        below = [os.open(layer, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) for layer in lower]
+        for fd in below:
+            stack.callback(os.close, fd)
+        for name in implied:
+            found = _first_folder(below, name)
+            if found is None:
+                continue
+            mine = syscalls.openat2(root, name, os.O_RDONLY | os.O_DIRECTORY, _IN_ROOT)
+            try:
+                os.fchown(mine, found.st_uid, found.st_gid)
+                os.fchmod(mine, stat.S_IMODE(found.st_mode))
+                os.utime(mine, ns=(found.st_mtime_ns, found.st_mtime_ns))
+            finally:
+                os.close(mine)
+
+
+def _first_folder(layers: Sequence[int], name: str) -> os.stat_result | None:
+    """What `name` is in the topmost of `layers` that has it, where it is a folder."""
+    for layer in layers:
+        try:
+            fd = syscalls.openat2(layer, name, os.O_PATH | os.O_NOFOLLOW, _IN_ROOT)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return None
+        try:
+            found = os.fstat(fd)
+        finally:
+            os.close(fd)
+        return found if stat.S_ISDIR(found.st_mode) else None
+    return None
 
 
 class _Unpacking:
     """One layer on its way into the folder behind the descriptor `root`."""
 
-    def __init__(self, root: int) -> None:
+    def __init__(self, root: int, archive: Archive, room: Room) -> None:
         self._root = root
+        self._archive = archive
+        self._room = room
         self._parent_name = ""
         self._parent = os.dup(root)
         self._folders: dict[str, tarfile.TarInfo] = {}
+        self.implied: set[str] = set()
         self.current = ""
         self.written = 0
 
     def close(self) -> None:
         os.close(self._parent)
 
-    def add(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+    def add(self, member: tarfile.TarInfo) -> None:
         self.current = member.name
+        self._room(512)
         name = _inside(member.name)
         if name == ".":
             if member.isdir():
@@ -152,15 +153,17 @@ class _Unpacking:
         if member.isdir():
             self._make_folder(parent, name, base)
             self._folders[name] = member
+            self.implied.discard(name)
             return
         self._clear(parent, base)
         if member.isreg():
-            self._write(parent, base, tar, member)
-        elif member.issym():
-            os.symlink(member.linkname, base, dir_fd=parent)
-        elif member.islnk():
+            self._write(parent, base, member)
+            return
+        if member.islnk():
             self._link(parent, base, member)
             return  # its attributes are those of the file that it is
+        if member.issym():
+            os.symlink(member.linkname, base, dir_fd=parent)
         elif member.isfifo():
             os.mkfifo(base, 0o600, dir_fd=parent)
         elif member.ischr() or member.isblk():
@@ -210,6 +213,7 @@ class _Unpacking:
                 raise InvalidArgument(
                     f"the layer reaches {self.current!r} by a symbolic link that leads nowhere"
                 ) from None
+            self.implied.add(name)
         finally:
             os.close(parent)
         return syscalls.openat2(self._root, name, os.O_PATH | os.O_DIRECTORY, _IN_ROOT)
@@ -266,13 +270,40 @@ class _Unpacking:
         if not stat.S_ISDIR(os.lstat(base, dir_fd=parent).st_mode):
             raise InvalidArgument(f"the layer makes {base!r} opaque, which is not a folder")
 
-    def _write(self, parent: int, base: str, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+    def _write(self, parent: int, base: str, member: tarfile.TarInfo) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        content = tar.extractfile(member)
-        with open(os.open(base, flags, 0o600, dir_fd=parent), "wb", buffering=0) as out:
-            if content is not None:
-                shutil.copyfileobj(content, out, _CHUNK)
-        self.written += member.size
+        fd = os.open(base, flags, 0o600, dir_fd=parent)
+        try:
+            if member.issparse():
+                self._fill_sparse(fd, member)
+            else:
+                self._copy(fd, member.size)
+            _check_owner(member)
+            os.fchown(fd, member.uid, member.gid)
+            for name, value in _extended(member):
+                with _unsupported_attributes_ignored():
+                    os.setxattr(fd, name, value)
+            os.fchmod(fd, member.mode & 0o7777)
+            os.utime(fd, ns=_times(member))
+        finally:
+            os.close(fd)
+
+    def _copy(self, fd: int, size: int) -> None:
+        for piece in self._archive.content(size):
+            self._room(len(piece))
+            while piece:
+                piece = piece[os.write(fd, piece) :]
+        self.written += size
+
+    def _fill_sparse(self, fd: int, member: tarfile.TarInfo) -> None:
+        """Holes stay holes: the archive has the parts between them only."""
+        end = 0
+        for offset, size in cast("list[tuple[int, int]]", member.sparse):
+            if offset < end or size < 0 or offset + size > member.size:
+                raise InvalidArgument(f"the layer holds {member.name!r}, whose map of holes makes no sense")
+            end = os.lseek(fd, offset, os.SEEK_SET) + size
+            self._copy(fd, size)
+        os.ftruncate(fd, member.size)
 
     def _link(self, parent: int, base: str, member: tarfile.TarInfo) -> None:
         target = _inside(member.linkname)
@@ -286,19 +317,36 @@ class _Unpacking:
                 f"the layer holds {member.name!r}, a hard link to {member.linkname!r}, which is not in the layer"
             ) from error
 
-    def _set_attributes(self, parent: int, base: str, member: tarfile.TarInfo) -> None:
+    @staticmethod
+    def _set_attributes(parent: int, base: str, member: tarfile.TarInfo) -> None:
+        _check_owner(member)
         os.chown(base, member.uid, member.gid, dir_fd=parent, follow_symlinks=False)
-        for key, value in member.pax_headers.items():
-            attribute = key.removeprefix("SCHILY.xattr.")
-            # Others steer the kernel (trusted.overlay.redirect could lead out of the stack) or another machine's policy.
-            if attribute != key and attribute.startswith(("user.", "security.capability")):
-                raw = value.encode("utf-8", "surrogateescape")
-                with _unsupported_attributes_ignored():
-                    os.setxattr(f"/proc/self/fd/{parent}/{base}", attribute, raw, follow_symlinks=False)
+        for name, value in _extended(member):
+            with _unsupported_attributes_ignored():
+                os.setxattr(f"/proc/self/fd/{parent}/{base}", name, value, follow_symlinks=False)
         if not member.issym():
             os.chmod(base, member.mode & 0o7777, dir_fd=parent)
-        times = int(member.mtime * 1_000_000_000)
-        os.utime(base, ns=(times, times), dir_fd=parent, follow_symlinks=False)
+        os.utime(base, ns=_times(member), dir_fd=parent, follow_symlinks=False)
+
+
+def _check_owner(member: tarfile.TarInfo) -> None:
+    # To chown(2) the highest number means: as it is.
+    if not (0 <= member.uid < _NOBODY and 0 <= member.gid < _NOBODY):
+        raise InvalidArgument(f"the layer holds {member.name!r} of user {member.uid}, group {member.gid}")
+
+
+def _times(member: tarfile.TarInfo) -> tuple[int, int]:
+    times = int(member.mtime * 1_000_000_000)
+    return times, times
+
+
+def _extended(member: tarfile.TarInfo) -> Iterator[tuple[str, bytes]]:
+    """The extended attributes that an image may set."""
+    for key, value in member.pax_headers.items():
+        name = key.removeprefix("SCHILY.xattr.")
+        # Others steer the kernel (trusted.overlay.redirect could lead out of the stack) or another machine's policy.
+        if name != key and (name.startswith("user.") or name == "security.capability"):
+            yield name, value.encode("utf-8", "surrogateescape")
 
 
 @contextlib.contextmanager

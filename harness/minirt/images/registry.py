@@ -1,68 +1,35 @@
-"""The distribution API, as a client: manifests and blobs from the hosts that serve a repository.
+"""The read side of a registry (OCI distribution-spec v1.1, "Pull"): mirrors, authorisation, redirects, retries.
 
-A host's endpoints come from ``<hosts-dir>/<host>/hosts.toml`` in containerd's layout, so that mirrors configured for it
-serve us too; without one it is asked directly, over plain http where it is on loopback.
+Credentials go to the host that they are for and to the token server that it names, and never along with a redirect to
+another host.
 """
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import hashlib
-import ipaddress
-import json
-import re
-from collections.abc import Iterator, Mapping
+import ssl
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urljoin, urlsplit
 
 import urllib3
 
 from harness.minirt.errors import Denied, InvalidArgument, NotFound, Unavailable
-from harness.minirt.images.reference import DEFAULT_DOMAIN, Reference
+from harness.minirt.images.authorization import Authorization, message_of
+from harness.minirt.images.credentials import Credentials
+from harness.minirt.images.hosts import Endpoint
+from harness.minirt.images.manifest import INDEX_TYPES, MANIFEST_TYPES
+from harness.minirt.images.patience import TRANSIENT, Patience, retry_after
+from harness.minirt.images.reference import Reference
 
-MANIFEST_TYPES = (
-    "application/vnd.oci.image.index.v1+json",
-    "application/vnd.oci.image.manifest.v1+json",
-    "application/vnd.docker.distribution.manifest.list.v2+json",
-    "application/vnd.docker.distribution.manifest.v2+json",
-)
-LARGEST_MANIFEST_BYTES = 8 << 20
-_CHUNK = 1 << 18
-_TIMEOUT = urllib3.Timeout(connect=10.0, read=60.0)
+LARGEST_MANIFEST_BYTES = 4 << 20
+"""what registries must accept (distribution-spec, "Pushing Manifests"), hence all that there should be"""
+_LARGEST_MESSAGE_BYTES = 1 << 20
 _REDIRECTS = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    """What CRI's AuthConfig may hold; all empty is nobody."""
-
-    username: str = ""
-    password: str = ""
-    identity_token: str = ""
-    registry_token: str = ""
-
-    @property
-    def basic(self) -> str:
-        """The value of an Authorization header, or nothing."""
-        if not self.username and not self.password:
-            return ""
-        return "Basic " + base64.b64encode(f"{self.username}:{self.password}".encode()).decode()
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """One place that serves a host's repositories. `base` ends before the repository's name."""
-
-    base: str
-    resolves: bool = True
-    ca: str = ""
-    skip_verify: bool = False
-    headers: tuple[tuple[str, str], ...] = ()
-    namespace: str = ""
-    """the host that was asked for, told to a mirror"""
+_CONNECTIONS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,125 +40,42 @@ class Manifest:
     media_type: str
     raw: bytes
 
-    def parse(self) -> dict[str, Any]:
-        """Raises `InvalidArgument` where it is not a JSON object."""
-        try:
-            content = json.loads(self.raw)
-        except ValueError as error:
-            raise InvalidArgument(f"manifest {self.digest} is not JSON: {error}") from error
-        if not isinstance(content, dict):
-            raise InvalidArgument(f"manifest {self.digest} is not an object")
-        return content
 
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """Why an endpoint gave nothing. `status` is 0 where it did not answer at all."""
 
-def is_loopback(host: str) -> bool:
-    """Whether `host` (with or without a port) is this machine itself: such registries speak plain http."""
-    name = urlsplit(f"//{host}").hostname or ""
-    if name == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
+    text: str
+    status: int = 0
+    wait_s: float = 0.0
 
-
-def default_endpoint(host: str) -> Endpoint:
-    """Where `host` is asked when nothing else was configured."""
-    if host == DEFAULT_DOMAIN:
-        return Endpoint("https://registry-1.docker.io/v2")
-    return Endpoint(f"{'http' if is_loopback(host) else 'https'}://{host}/v2")
-
-
-def endpoints_of(host: str, hosts_dir: Path | None) -> list[Endpoint]:
-    """The endpoints of `host` in the order to try them. Raises `InvalidArgument`, with the file, for a malformed one."""
-    if hosts_dir is None:
-        return [default_endpoint(host)]
-    for name in (host, host.replace(":", "_") + "_", "_default"):
-        path = hosts_dir / name / "hosts.toml"
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            return parse_hosts(path.read_text(), host, path)
-    return [default_endpoint(host)]
-
-
-def parse_hosts(text: str, host: str, path: Path) -> list[Endpoint]:
-    """The endpoints that a hosts.toml describes; `path` is its place, to which its ``ca`` is relative."""
-    import tomllib
-
-    try:
-        content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InvalidArgument(f"{path}: {error}") from error
-    endpoints = [_endpoint(url, row, host, path) for url, row in content.get("host", {}).items()]
-    if server := content.get("server"):
-        endpoints.append(_endpoint(server, content, "", path))
-    else:
-        endpoints.append(default_endpoint(host))
-    return [endpoint for endpoint in endpoints if endpoint.base]
-
-
-def _endpoint(url: str, row: Mapping[str, Any], host: str, path: Path) -> Endpoint:
-    capabilities = row.get("capabilities", ["pull", "resolve"])
-    if "pull" not in capabilities:
-        return Endpoint("")
-    if "://" not in url:
-        url = f"{'http' if is_loopback(url) else 'https'}://{url}"
-    base = url.rstrip("/")
-    if not row.get("override_path") and not base.endswith("/v2"):
-        base += "/v2"
-    ca = row.get("ca", "")
-    ca = ca[0] if isinstance(ca, list) and ca else ca
-    return Endpoint(
-        base,
-        resolves="resolve" in capabilities,
-        ca=str(path.parent / ca) if ca else "",
-        skip_verify=bool(row.get("skip_verify", False)),
-        headers=tuple(
-            (key, ",".join(value) if isinstance(value, list) else str(value))
-            for key, value in row.get("header", {}).items()
-        ),
-        namespace=host if host and urlsplit(base).netloc != host else "",
-    )
-
-
-class Blob:
-    """A blob on its way: `read` gives its bytes and checks, at the end, that they are what was asked for."""
-
-    def __init__(self, response: urllib3.BaseHTTPResponse, digest: str, size: int) -> None:
-        self._response = response
-        self._digest = digest
-        self._size = size
-        self._hash = hashlib.new(digest.partition(":")[0])
-        self._read = 0
-
-    def read(self, size: int = _CHUNK, /) -> bytes:
-        """Up to `size` bytes, b"" at the end. Raises `InvalidArgument` where size or digest are not as promised."""
-        try:
-            part: bytes = self._response.read(min(size, _CHUNK))
-        except urllib3.exceptions.HTTPError as error:
-            raise Unavailable(f"the transfer of {self._digest} broke off after {self._read} bytes: {error}") from error
-        self._read += len(part)
-        if self._read > self._size:
-            raise InvalidArgument(f"{self._digest} is longer than the {self._size} bytes that its manifest says")
-        if part:
-            self._hash.update(part)
-            return part
-        if self._read != self._size:
-            raise InvalidArgument(f"{self._digest} has {self._read} bytes, its manifest says {self._size}")
-        found = f"{self._hash.name}:{self._hash.hexdigest()}"
-        if found != self._digest:
-            raise InvalidArgument(f"{self._digest} was asked for, what came has the digest {found}")
-        return b""
+    @property
+    def passing(self) -> bool:
+        """Whether trying again may help."""
+        return self.status in TRANSIENT
 
 
 class Repository:
-    """One repository, at whichever of its endpoints answers. A context manager: it holds connections."""
+    """One repository, at whichever of its endpoints answers. A context manager: it holds connections. Safe for threads.
 
-    def __init__(self, reference: Reference, credentials: Credentials, hosts_dir: Path | None) -> None:
+    `credentials` tells whose host is asked with which.
+    """
+
+    def __init__(
+        self,
+        reference: Reference,
+        endpoints: Sequence[Endpoint],
+        credentials: Callable[[str], Credentials],
+        patience: Patience = Patience(),  # noqa: B008
+    ) -> None:
         self._reference = reference
+        self._endpoints = list(endpoints)
         self._credentials = credentials
-        self._endpoints = endpoints_of(reference.domain, hosts_dir)
-        self._pools: dict[Endpoint, urllib3.PoolManager] = {}
-        self._tokens: dict[str, str] = {}
+        self.patience = patience
+        self._lock = threading.Lock()
+        self._pools: dict[tuple[Endpoint, bool], urllib3.PoolManager] = {}
+        self._authorizations: dict[Endpoint, Authorization] = {}
+        self._silent: set[Endpoint] = set()
 
     def __enter__(self) -> Repository:
         return self
@@ -205,150 +89,210 @@ class Repository:
 
         Raises `NotFound`, `Unavailable` (no endpoint answers; names them), `Denied`, `InvalidArgument` (not what its digest says).
         """
-        headers = {"Accept": ", ".join(MANIFEST_TYPES)}
-        with self._request(f"manifests/{target}", headers, resolving=":" not in target) as response:
-            raw: bytes = response.read(LARGEST_MANIFEST_BYTES + 1)
+        headers = {"Accept": ", ".join((*INDEX_TYPES, *MANIFEST_TYPES))}
+        for attempt in range(1, self.patience.tries + 1):
+            try:
+                with self.request(f"manifests/{target}", headers, resolving=":" not in target) as response:
+                    raw: bytes = response.read(LARGEST_MANIFEST_BYTES + 1)
+                break
+            except urllib3.exceptions.HTTPError as error:  # it broke off in the middle
+                if attempt == self.patience.tries:
+                    raise Unavailable(f"{self._reference}: {reason_of(error)}") from error
+                self.patience.wait(attempt)
         if len(raw) > LARGEST_MANIFEST_BYTES:
             raise InvalidArgument(f"the manifest of {self._reference} is longer than {LARGEST_MANIFEST_BYTES} bytes")
-        digest = "sha256:" + hashlib.sha256(raw).hexdigest()
-        if target.startswith("sha512:"):
-            digest = "sha512:" + hashlib.sha512(raw).hexdigest()
+        algorithm = target.partition(":")[0] if ":" in target else "sha256"
+        digest = f"{algorithm}:{hashlib.new(algorithm, raw).hexdigest()}"
         if ":" in target and digest != target:
             raise InvalidArgument(f"{target} was asked for, what came has the digest {digest}")
         media_type = response.headers.get("Content-Type", "").partition(";")[0].strip()
         return Manifest(digest, media_type, raw)
 
     @contextlib.contextmanager
-    def open_blob(self, digest: str, size: int) -> Iterator[Blob]:
-        """A blob of `size` bytes, to be read to its end. Raises as `fetch_manifest`, and so does reading."""
-        with self._request(f"blobs/{digest}", {}) as response:
-            yield Blob(response, digest, size)
-
-    @contextlib.contextmanager
-    def _request(
-        self, tail: str, headers: Mapping[str, str], *, resolving: bool = False
+    def request(
+        self, tail: str, headers: Mapping[str, str], *, resolving: bool = False, urls: Sequence[str] = ()
     ) -> Iterator[urllib3.BaseHTTPResponse]:
-        failures: list[str] = []
-        absent = False
-        for endpoint in self._endpoints:
-            if resolving and not endpoint.resolves:
-                continue
-            url = f"{endpoint.base}/{self._reference.path}/{tail}"
-            if endpoint.namespace:
-                url += "?" + urlencode({"ns": endpoint.namespace})
-            try:
-                response = self._get(endpoint, url, headers)
-            except urllib3.exceptions.HTTPError as error:
-                failures.append(f"{urlsplit(url).netloc}: {_reason(error)}")
-                continue
-            if response.status == 200:
-                try:
-                    yield response
-                finally:
-                    response.close()
-                return
-            status, text = response.status, response.read(2048)
-            response.close()
-            if status in (401, 403) and len(self._endpoints) == 1:
-                raise Denied(f"{url}: {status} {_message(text)}")
-            absent = absent or status == 404
-            failures.append(f"{url}: {status} {_message(text)}")
-        if absent:
-            raise NotFound(f"{self._reference}: {'; '.join(failures)}")
-        raise Unavailable(f"{self._reference}: no registry answers: {'; '.join(failures)}")
+        """The answer (200 or 206) of the first endpoint that has it; `urls` are asked last, without credentials.
+
+        Raises `NotFound`, `Denied`, `Unavailable`. What goes wrong while the body is read is urllib3's `HTTPError`.
+        """
+        found = self._find(tail, headers, resolving)
+        if isinstance(found, list):
+            for url in urls:
+                response = self._foreign(url, headers)
+                if response is not None:
+                    found = response
+                    break
+            else:
+                raise self._error(found)
+        try:
+            yield found
+        finally:
+            found.close()
+
+    def _find(self, tail: str, headers: Mapping[str, str], resolving: bool) -> Any:
+        """A response, or the refusals of all endpoints. Only the last endpoint is worth waiting for: others have a next."""
+        refusals: list[_Refusal] = []
+        usable = [endpoint for endpoint in self._endpoints if endpoint.resolves or not resolving]
+        alive = [endpoint for endpoint in usable if endpoint not in self._silent] or usable[-1:]
+        for endpoint in alive:
+            tries = self.patience.tries if endpoint is alive[-1] else 1
+            for attempt in range(1, tries + 1):
+                found = self._ask(endpoint, tail, headers)
+                if not isinstance(found, _Refusal):
+                    return found
+                if not found.passing or attempt == tries:
+                    refusals.append(found)
+                    break
+                self.patience.wait(attempt, found.wait_s)
+        return refusals or [_Refusal("its hosts.toml names no host that resolves tags")]
+
+    def _ask(self, endpoint: Endpoint, tail: str, headers: Mapping[str, str]) -> urllib3.BaseHTTPResponse | _Refusal:
+        url = f"{endpoint.base}/{self._reference.path}/{tail}"
+        if endpoint.namespace:
+            url += "?" + urlencode({"ns": endpoint.namespace})
+        try:
+            response = self._get(endpoint, url, headers)
+        except Denied as error:
+            return _Refusal(str(error), 401)
+        except Unavailable as error:
+            return _Refusal(str(error), 503)
+        except (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError) as error:
+            with self._lock:
+                self._silent.add(endpoint)
+            return _Refusal(f"{endpoint.host}: {reason_of(error)}")
+        except urllib3.exceptions.SSLError as error:
+            return _Refusal(f"{endpoint.host}: {reason_of(error)}")
+        except (urllib3.exceptions.HTTPError, ValueError) as error:
+            return _Refusal(f"{endpoint.host}: {reason_of(error)}", 503)
+        if response.status in (200, 206):
+            return response
+        text = b""
+        with response, contextlib.suppress(urllib3.exceptions.HTTPError):
+            text = response.read(2048)
+        wait_s = retry_after(response.headers.get("Retry-After", ""))
+        return _Refusal(f"{url}: {response.status} {message_of(text)}", response.status, wait_s)
+
+    def _error(self, refusals: Sequence[_Refusal]) -> Exception:
+        text = f"{self._reference}: {'; '.join(refusal.text for refusal in refusals)}"
+        statuses = {refusal.status for refusal in refusals}
+        if statuses & {401, 403}:
+            return Denied(f"{text} (it may not exist, or other credentials are needed)")
+        if 404 in statuses:
+            return NotFound(text)
+        if 429 in statuses:
+            return Unavailable(f"{text} (too many requests: wait, or log in)")
+        return Unavailable(f"no registry answers: {text}")
 
     def _get(self, endpoint: Endpoint, url: str, headers: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
         """GET with authorisation; redirects are followed without it where they lead to another host."""
-        host = urlsplit(url).netloc
-        sent = {**dict(endpoint.headers), **headers}
-        if token := self._tokens.get(endpoint.base):
-            sent["Authorization"] = token
-        elif self._credentials.registry_token:
-            sent["Authorization"] = "Bearer " + self._credentials.registry_token
-        response = self._send(endpoint, url, sent)
-        if response.status == 401 and endpoint.base not in self._tokens:
-            challenge = response.headers.get("WWW-Authenticate", "")
-            response.read(2048)
+        authorization = self._authorization(endpoint)
+        secret = authorization.header()
+        response = self._open(endpoint, url, headers, secret)
+        for _ in range(2):  # a token may have expired between two requests, and its successor be needed
+            if response.status != 401:
+                break
+            challenge = ", ".join(response.headers.getlist("WWW-Authenticate"))
+            answer = authorization.answer(challenge, secret)
+            if not answer:
+                break
             response.close()
-            if authorization := self._authorize(endpoint, challenge):
-                self._tokens[endpoint.base] = authorization
-                response = self._send(endpoint, url, {**sent, "Authorization": authorization})
-            else:
-                response = self._send(endpoint, url, sent)
+            secret = answer
+            response = self._open(endpoint, url, headers, secret)
+        return response
+
+    def _open(self, endpoint: Endpoint, url: str, headers: Mapping[str, str], secret: str) -> urllib3.BaseHTTPResponse:
+        origin = _origin(url)
+        own = {**dict(endpoint.headers), **headers, **({"Authorization": secret} if secret else {})}
+        response = self._send(endpoint, url, own)
         for _ in range(_REDIRECTS):
             location = response.headers.get("Location", "")
             if response.status not in (301, 302, 303, 307, 308) or not location:
                 break
             response.close()
             url = urljoin(url, location)
-            if urlsplit(url).netloc != host:
-                sent = {key: value for key, value in headers.items() if key != "Authorization"}
-            elif endpoint.base in self._tokens:
-                sent["Authorization"] = self._tokens[endpoint.base]
-            response = self._send(endpoint, url, sent)
+            if urlsplit(url).scheme not in ("http", "https"):
+                raise Unavailable(f"{endpoint.host} redirects to {url!r:.200}")
+            same = _origin(url) == origin
+            response = self._send(endpoint, url, own if same else headers, abroad=not same)
         return response
 
+    def _foreign(self, url: str, headers: Mapping[str, str]) -> urllib3.BaseHTTPResponse | None:
+        if urlsplit(url).scheme not in ("http", "https"):
+            return None
+        with contextlib.suppress(urllib3.exceptions.HTTPError, Unavailable, ValueError):
+            response = self._open(Endpoint(url), url, headers, "")
+            if response.status in (200, 206):
+                return response
+            response.close()
+        return None
+
+    def _authorization(self, endpoint: Endpoint) -> Authorization:
+        def send(url: str, headers: Mapping[str, str], form: Mapping[str, str] | None) -> tuple[int, bytes]:
+            abroad = _origin(url) != _origin(endpoint.base)
+            with self._send(endpoint, url, headers, form, abroad=abroad) as response:
+                return response.status, response.read(_LARGEST_MESSAGE_BYTES)
+
+        with self._lock:
+            if endpoint not in self._authorizations:
+                self._authorizations[endpoint] = Authorization(
+                    endpoint.base, self._reference.path, lambda: self._credentials(endpoint.host), send
+                )
+            return self._authorizations[endpoint]
+
     def _send(
-        self, endpoint: Endpoint, url: str, headers: Mapping[str, str], fields: Mapping[str, str] | None = None
+        self,
+        endpoint: Endpoint,
+        url: str,
+        headers: Mapping[str, str],
+        form: Mapping[str, str] | None = None,
+        *,
+        abroad: bool = False,
     ) -> urllib3.BaseHTTPResponse:
-        pool = self._pools.get(endpoint)
-        if pool is None:
-            tls: dict[str, Any] = {}
-            if endpoint.skip_verify:
-                tls = {"cert_reqs": "CERT_NONE"}
-                urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
-            elif endpoint.ca:
-                tls = {"ca_certs": endpoint.ca}
-            pool = self._pools[endpoint] = urllib3.PoolManager(timeout=_TIMEOUT, retries=False, **tls)
-        if fields is None:
-            return pool.request(
-                "GET", url, headers=headers, preload_content=False, redirect=False, decode_content=False
-            )
-        return pool.request("POST", url, headers=headers, body=urlencode(fields), preload_content=False, redirect=False)
+        with self._lock:
+            pool = self._pools.get((endpoint, abroad))
+            if pool is None:
+                pool = self._pools[endpoint, abroad] = self._make_pool(endpoint, abroad)
+        facts: dict[str, Any] = {"preload_content": False, "redirect": False, "decode_content": False}
+        if form is None:
+            return pool.request("GET", url, headers=headers, **facts)
+        kind = {"Content-Type": "application/x-www-form-urlencoded"}
+        return pool.request("POST", url, headers={**headers, **kind}, body=urlencode(form), **facts)
 
-    def _authorize(self, endpoint: Endpoint, challenge: str) -> str:
-        """The Authorization header that answers a WWW-Authenticate challenge; nothing where we have no answer."""
-        scheme, _, rest = challenge.partition(" ")
-        if scheme.lower() == "basic":
-            return self._credentials.basic
-        if scheme.lower() != "bearer":
-            return ""
-        facts = dict(re.findall(r'([A-Za-z]+)="([^"]*)"', rest))
-        realm = facts.get("realm", "")
-        if urlsplit(realm).scheme not in ("http", "https"):
-            return ""
-        asked = {"service": facts.get("service", ""), "scope": facts.get("scope", "")}
-        asked["scope"] = asked["scope"] or f"repository:{self._reference.path}:pull"
-        if self._credentials.identity_token:
-            form = {**asked, "grant_type": "refresh_token", "client_id": "minirt"}
-            form["refresh_token"] = self._credentials.identity_token
-            headers = {"Content-Type": "application/x-www-form-urlencoded"}
-            response = self._send(endpoint, realm, headers, form)
-        else:
-            headers = {"Authorization": self._credentials.basic} if self._credentials.basic else {}
-            query = urlencode({key: value for key, value in asked.items() if value})
-            response = self._send(endpoint, f"{realm}{'&' if '?' in realm else '?'}{query}", headers)
-        raw = response.read(1 << 20)
-        response.close()
-        if response.status != 200:
-            raise Denied(f"{realm}: {response.status} {_message(raw)}")
-        with contextlib.suppress(ValueError, AttributeError):
-            answer = json.loads(raw)
-            if token := answer.get("token") or answer.get("access_token"):
-                return f"Bearer {token}"
-        raise Denied(f"{realm} answered without a token")
+    def _make_pool(self, endpoint: Endpoint, abroad: bool) -> urllib3.PoolManager:
+        tls: dict[str, Any] = {}
+        # A registry on plain http may still send us to a token server, or to a store, with TLS.
+        if endpoint.base.startswith("https:") or abroad:
+            tls = {"ssl_context": _tls(endpoint, abroad)}
+        timeout = urllib3.Timeout(connect=endpoint.connect_s, read=self.patience.stall_s)
+        return urllib3.PoolManager(timeout=timeout, retries=False, maxsize=_CONNECTIONS, **tls)
 
 
-def _reason(error: BaseException) -> str:
+def _tls(endpoint: Endpoint, abroad: bool) -> ssl.SSLContext:
+    """Who is trusted. To another host than the endpoint itself no client certificate is shown."""
+    context = ssl.create_default_context()
+    path = ""
+    try:
+        for path in endpoint.ca:
+            context.load_verify_locations(path)
+        for path, key in () if abroad else endpoint.client:
+            context.load_cert_chain(path, key or None)
+    except (OSError, ssl.SSLError) as error:
+        raise InvalidArgument(f"the certificate {path} for {endpoint.host} cannot be used: {error}") from error
+    if endpoint.skip_verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+    return context
+
+
+def _origin(url: str) -> tuple[str, str, int]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def reason_of(error: BaseException) -> str:
     """The innermost reason: urllib3 wraps what the kernel said several times."""
     while (inner := error.__cause__ or getattr(error, "reason", None)) and isinstance(inner, BaseException):
         error = inner
-    return str(error)
-
-
-def _message(raw: bytes) -> str:
-    """What a registry's error body says, on one line."""
-    with contextlib.suppress(ValueError, KeyError, TypeError, IndexError):
-        first = json.loads(raw)["errors"][0]
-        return f"{first.get('code', '')} {first.get('message', '')}".strip()
-    return " ".join(raw.decode(errors="replace").split())[:200]
+    return str(error) or type(error).__name__

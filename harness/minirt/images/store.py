@@ -11,22 +11,28 @@ An image's identity is the digest of its configuration, as in every CRI runtime;
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import secrets
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from harness.minirt.errors import InvalidArgument, NotFound
+from harness.minirt.images.manifest import parse_config
 from harness.minirt.images.reference import is_image_id, parse_reference
 from harness.minirt.images.snapshot import Snapshots
 
 _SHORTEST_PREFIX = 3
+
+Used = Callable[[], AbstractSet[str]]
+"""the layers (chain ids) that containers are stacked on"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +49,10 @@ class Image:
     pinned: bool = False
 
 
+def _parse_image(row: Mapping[str, Any]) -> Image:
+    return Image(**{**row, **{key: tuple(row[key]) for key in ("tags", "digests", "chain", "blobs")}})
+
+
 def write_atomically(path: Path, raw: bytes) -> None:
     """Replace `path` by rename: whoever reads sees the old content or the new one."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
@@ -55,13 +65,14 @@ def write_atomically(path: Path, raw: bytes) -> None:
 
 
 class ImageStore:
-    """The records below `root`/images. Safe for threads."""
+    """The records below `root`/images. Safe for threads. `pinned`: names of images that are to be kept."""
 
-    def __init__(self, root: Path, snapshots: Snapshots) -> None:
+    def __init__(self, root: Path, snapshots: Snapshots, pinned: Iterable[str] = ()) -> None:
         self._folder = root / "images"
         self._blobs = self._folder / "blobs" / "sha256"
         self._blobs.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._snapshots = snapshots
+        self._pinned = {str(parse_reference(name)) for name in pinned if name}
         self._lock = threading.RLock()
         self._held: Counter[str] = Counter()
         self._configs: dict[str, dict[str, Any]] = {}
@@ -70,25 +81,42 @@ class ImageStore:
         self.damage = self._load()
 
     def _load(self) -> str:
-        """Read the index; what is wrong with it, in words, where it cannot be read (it is kept aside then)."""
+        """Read the index; what is wrong, in words, where it or what it speaks of cannot be read.
+
+        An unreadable index is kept aside. Damaged images are forgotten: the next pull brings them again.
+        """
         path = self._folder / "index.json"
+        for half in self._folder.glob(".index.json.*"):
+            half.unlink(missing_ok=True)
         try:
-            rows = json.loads(path.read_bytes())["images"]
-            images = [
-                Image(**{**row, **{k: tuple(row[k]) for k in ("tags", "digests", "chain", "blobs")}}) for row in rows
-            ]
+            images = [_parse_image(row) for row in json.loads(path.read_bytes())["images"]]
         except FileNotFoundError:
             return ""
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             os.rename(path, path.with_name("index.json.damaged"))
             return f"{path} could not be read and was put aside: {error}"
+        damaged = []
         for image in images:
-            if all(self._snapshots.has(chain_id) for chain_id in image.chain):
+            if problem := self._problem(image):
+                damaged.append(f"image {' '.join(image.tags or image.digests) or image.id} is forgotten: {problem}")
+            else:
                 self._put(image)
+        return "; ".join(damaged)
+
+    def _problem(self, image: Image) -> str:
+        """What is wrong with an image's data; nothing where all is there."""
+        for chain_id in image.chain:
+            if not self._snapshots.has(chain_id):
+                return f"its layer {chain_id} is gone or damaged: pull it again"
+        try:
+            for digest in image.blobs:
+                self.read_blob(digest)
+        except NotFound as error:
+            return f"{error}: pull it again"
         return ""
 
     def _put(self, image: Image) -> None:
-        self._images[image.id] = image
+        self._images[image.id] = replace(image, pinned=not self._pinned.isdisjoint((*image.tags, *image.digests)))
         for name in (*image.tags, *image.digests):
             self._names[name] = image.id
 
@@ -120,27 +148,40 @@ class ImageStore:
         return None
 
     def get(self, text: str) -> Image:
-        """As `find`, but raises `NotFound`."""
-        image = self.find(text)
-        if image is None:
-            raise NotFound(f"image {text!r} is not here")
-        return image
+        """As `find`, but raises `NotFound`, also where layers have gone missing: such an image is forgotten."""
+        with self._lock:
+            image = self.find(text)
+            if image is None:
+                raise NotFound(f"image {text!r} is not here")
+            for chain_id in image.chain:
+                if not self._snapshots.has(chain_id):
+                    self._forget_damaged(image)
+                    raise NotFound(f"image {text!r}: its layer {chain_id} is gone or damaged: pull it again")
+            return image
 
     def config(self, image: Image) -> Mapping[str, Any]:
-        """The image's configuration (OCI image-spec, config.md). Raises `NotFound` where its blob is gone or damaged."""
+        """The image's configuration (OCI image-spec, config.md).
+
+        Raises `NotFound` where its blob is gone or damaged: the image is then forgotten.
+        """
         config = self._configs.get(image.id)
         if config is None:
-            raw = self.read_blob(image.id)
             try:
-                config = json.loads(raw)
-            except ValueError as error:
-                raise NotFound(f"the configuration of image {image.id} is damaged: {error}") from error
+                config = parse_config(self.read_blob(image.id), image.id)
+            except (NotFound, InvalidArgument) as error:
+                self._forget_damaged(image)
+                raise NotFound(f"image {image.id}: {error}: pull it again") from error
             self._configs[image.id] = config
         return config
 
-    def add(self, image: Image) -> Image:
-        """Record `image`; its names move here from any other image that had them. The record as it now is."""
+    def add(self, image: Image, blobs: Iterable[bytes] = ()) -> Image:
+        """Record `image`, of which `blobs` are manifests and configuration; its names move here from any other image that
+        had them. The record as it now is.
+        """
         with self._lock:
+            for raw in blobs:
+                self.write_blob(raw)
+            self._configs.pop(image.id, None)
             old = self._images.get(image.id)
             if old is not None:
                 image = replace(
@@ -148,44 +189,71 @@ class ImageStore:
                     tags=tuple(dict.fromkeys((*old.tags, *image.tags))),
                     digests=tuple(dict.fromkeys((*old.digests, *image.digests))),
                     blobs=tuple(dict.fromkeys((*old.blobs, *image.blobs))),
-                    pinned=old.pinned or image.pinned,
                 )
+            before = self._images.copy(), self._names.copy()
             for name in (*image.tags, *image.digests):
                 other = self._images.get(self._names.get(name, ""))
                 if other is not None and other.id != image.id:
-                    self._images[other.id] = replace(
-                        other,
-                        tags=tuple(tag for tag in other.tags if tag != name),
-                        digests=tuple(digest for digest in other.digests if digest != name),
+                    self._put(
+                        replace(
+                            other,
+                            tags=tuple(tag for tag in other.tags if tag != name),
+                            digests=tuple(digest for digest in other.digests if digest != name),
+                        )
                     )
             self._put(image)
-            self._save()
-            return image
+            try:
+                self._save()
+            except OSError:
+                self._images, self._names = before
+                raise
+            return self._images[image.id]
 
-    def remove(self, text: str, used: Iterable[str] = ()) -> None:
+    def remove(self, text: str, used: Used = frozenset) -> None:
         """Forget the image with all its names; nothing happens where it is gone. Its layers go too, unless in `used`."""
         with self._lock:
             image = self.find(text)
             if image is None:
                 return
-            del self._images[image.id]
-            self._configs.pop(image.id, None)
-            for name in (*image.tags, *image.digests):
-                if self._names.get(name) == image.id:
-                    del self._names[name]
-            self._save()
-            self.collect(used)
+            self._forget(image)
+            try:
+                self._save()
+                saved = True
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    self._put(image)
+                    raise
+                saved = False  # a full disk must not keep anybody from making room
+        self.collect(used)
+        if not saved:
+            with self._lock:
+                self._save()
 
-    def collect(self, used: Iterable[str] = ()) -> None:
-        """Remove layers and blobs that no image, no holder and nobody in `used` (chain ids) needs."""
+    def _forget(self, image: Image) -> None:
+        del self._images[image.id]
+        self._configs.pop(image.id, None)
+        for name in (*image.tags, *image.digests):
+            if self._names.get(name) == image.id:
+                del self._names[name]
+
+    def _forget_damaged(self, image: Image) -> None:
+        with self._lock, contextlib.suppress(OSError):  # what is not saved is found damaged once more
+            if image.id in self._images:
+                self._forget(self._images[image.id])
+                self._save()
+
+    def collect(self, used: Used = frozenset) -> None:
+        """Remove layers and blobs that no image, no holder and nobody in `used` (which tells chain ids) needs."""
         with self._lock:
+            # Asked in here: a container that is just being made is either a holder, or told of.
             keep = {chain_id for image in self._images.values() for chain_id in image.chain}
-            self._snapshots.collect(keep.union(used, (name for name, count in self._held.items() if count)))
+            held = [name for name, count in self._held.items() if count]
+            doomed = self._snapshots.detach(keep.union(used(), held))
             blobs = {digest for image in self._images.values() for digest in image.blobs}
-            blobs.update(name for name, count in self._held.items() if count)
             for path in self._blobs.iterdir():
-                if f"sha256:{path.name}" not in blobs:
+                if f"sha256:{path.name}" not in blobs.union(held):
                     path.unlink(missing_ok=True)
+        self._snapshots.destroy(doomed)
 
     @contextlib.contextmanager
     def hold(self, names: Iterable[str]) -> Iterator[None]:
@@ -201,12 +269,13 @@ class ImageStore:
                 self._held += Counter()
 
     def write_blob(self, raw: bytes) -> str:
-        """Keep `raw` under its digest, which is returned."""
-        digest = hashlib.sha256(raw).hexdigest()
-        path = self._blobs / digest
-        if not path.exists():
-            write_atomically(path, raw)
-        return f"sha256:{digest}"
+        """Keep `raw` under its digest, which is returned. What is damaged is mended."""
+        digest = f"sha256:{hashlib.sha256(raw).hexdigest()}"
+        try:
+            self.read_blob(digest)
+        except NotFound:
+            write_atomically(self._blobs / digest.partition(":")[2], raw)
+        return digest
 
     def read_blob(self, digest: str) -> bytes:
         """What is kept under `digest`. Raises `NotFound` where it is gone, or no longer what it was."""
