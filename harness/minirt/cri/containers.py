@@ -296,7 +296,7 @@ class Containers:
         return accounts
 
     @contextlib.contextmanager
-    def _alone(self, container: Container) -> Any:
+    def alone(self, container: Container) -> Any:
         """Only one call at a time changes a container."""
         busy = self._busy.get(container.id)
         if busy is None:
@@ -308,7 +308,7 @@ class Containers:
 
     def start(self, container: Container) -> None:
         """Start it. Raises `WrongState` unless it has just been created; a failure ends it for good, with a reason."""
-        with self._alone(container):
+        with self.alone(container):
             if container.state != CREATED:
                 raise WrongState(f"container {container.id} is not in the created state")
             pod = self._pods.get(container.pod_id)
@@ -348,7 +348,7 @@ class Containers:
 
     def update(self, container: Container, asked: api.LinuxContainerResources) -> None:
         """Change its limits, at once where it runs, else for its start. Raises what the kernel says; then nothing has changed."""
-        with self._alone(container):
+        with self.alone(container):
             path = self._state / container.id / "config.json"
             spec = self.spec(container)
             if not spec:  # it ended before the machine was started anew: there is nothing to limit
@@ -380,7 +380,7 @@ class Containers:
         """Remove it, by force where it runs; nothing happens where it is gone."""
         self.stop(container, 0)
         try:
-            with self._alone(container):
+            with self.alone(container):
                 self._supervisor.call("forget", id=container.id)
                 self._discard(container.id)
                 with self._lock:

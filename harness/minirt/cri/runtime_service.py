@@ -264,6 +264,24 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer):  # type: ignore[misc,
         return api.PortForwardResponse(url=self._streams.port_forward(request))
 
     @answered
+    def CheckpointContainer(self, request: Any, context: Any) -> Any:
+        from harness.minirt.cri import checkpoint
+
+        container = self._containers.get(request.container_id)
+        checkpoint.check_location(request.location)
+        with self._containers.alone(container):
+            image = self._images.find(container.image_id)
+            checkpoint.checkpoint(
+                container,
+                self._containers.spec(container),
+                self._containers.upper(container).parent,
+                image.tags[0] if image is not None and image.tags else container.config.image.image,
+                request.location,
+                request.timeout if request.timeout > 0 else checkpoint.DEFAULT_TIMEOUT_S,
+            )
+        return api.CheckpointContainerResponse()
+
+    @answered
     def ReopenContainerLog(self, request: Any, context: Any) -> Any:
         self._containers.reopen_log(self._containers.get(request.container_id))
         return api.ReopenContainerLogResponse()
