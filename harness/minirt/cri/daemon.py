@@ -53,9 +53,15 @@ class Daemon:
         if self.images.damage:
             log.warning(self.images.damage)
         self.networks = Networks(Path(options.cni_conf_dir), options.bin_dirs)
-        self.pods = Pods(root, state, self.supervisor, self.networks, self.layout, options.cgroup_parent)
+        self.pods = Pods(root, state, self.supervisor, self.networks, options.cgroup_parent)
         self.containers = Containers(
-            root, state, self.supervisor, self.pods, self.images, self.snapshots, read_host_facts(self.layout)
+            root,
+            state,
+            self.supervisor,
+            self.pods,
+            self.images,
+            self.snapshots,
+            read_host_facts(self.layout, options.cdi_folders),
         )
         self._ran: frozenset[str] = frozenset()
         self._is_loaded = False
@@ -82,7 +88,9 @@ class Daemon:
         self._ran = self.containers.running_ids()
 
     def _event(self, message: Mapping[str, Any]) -> None:
-        if message["event"] == "ended":
+        if message["event"] == "pod ended":
+            self.pods.ended(message["id"])
+        elif message["event"] == "ended":
             log.debug("container ended", container=message["id"], exit_code=message["exit_code"])
             self.containers.apply(message)
         elif message["problem"]:

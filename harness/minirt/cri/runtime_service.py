@@ -93,7 +93,14 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer):  # type: ignore[misc,
 
     @answered
     def Status(self, request: Any, context: Any) -> Any:
-        return describe_runtime(self._options, self._networks, self._runtime_problem(), verbose=request.verbose)
+        problem = self._runtime_problem()
+        return describe_runtime(
+            self._options,
+            self._networks,
+            problem,
+            user_namespaces=not problem and self._pods.may_map_ids(),
+            verbose=request.verbose,
+        )
 
     @answered
     def RuntimeConfig(self, request: Any, context: Any) -> Any:
@@ -130,9 +137,9 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer):  # type: ignore[misc,
         return api.StopPodSandboxResponse()
 
     def _stop_pod(self, pod: Pod) -> None:
+        was_ready = self._pods.close(pod)
         for container in self._containers.list(pod.id):
             self._containers.stop(container, 0)
-        was_ready = pod.ready
         self._pods.stop(pod)
         if was_ready:
             self._events.pod("stopped", pod)
@@ -147,6 +154,15 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer):  # type: ignore[misc,
             self._stats.forget(pod.id)
             self._events.pod("deleted", pod)
         return api.RemovePodSandboxResponse()
+
+    @answered
+    def UpdatePodSandboxResources(self, request: Any, context: Any) -> Any:
+        self._pods.update(
+            self._pods.get(request.pod_sandbox_id),
+            request.overhead if request.HasField("overhead") else None,
+            request.resources if request.HasField("resources") else None,
+        )
+        return api.UpdatePodSandboxResourcesResponse()
 
     @answered
     def PodSandboxStatus(self, request: Any, context: Any) -> Any:
