@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "nobody": {"User": "nobody-here"},
     "no-group": {"User": "alice:no-group"},
     "volumes": {"Volumes": {"/data": {}, "fresh": {}}},
+    "two-layers": {"Labels": {"to": "be removed"}},
 }
 
 
@@ -47,7 +49,12 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
             for name, config in CONFIGS.items():
                 registry.add_image(name, "1", [busybox_layer(), data], {"Env": ["PATH=/bin"], **config})
             registry.add_image("single", "1", [data])
-            for name in (*CONFIGS, "single"):
+            registry.add_image(
+                "one-layer",
+                "1",
+                [tar_of(("data/below/", b""), ("data/below/deep", b"deep"), ("data/file", b"of the image"))],
+            )
+            for name in (*CONFIGS, "single", "one-layer"):
                 IMAGES[name] = daemon.pull(f"{registry.address}/{name}:1")
         yield daemon
         for pod in daemon.runtime.ListPodSandbox(api.ListPodSandboxRequest()).items:
@@ -194,7 +201,7 @@ def test_volumes_that_an_image_declares(daemon: Daemon, pod: str, tmp_path: Path
     assert said(daemon, covered, "ls /data") == ""
 
 
-@pytest.mark.parametrize("image", ["single", "volumes"])
+@pytest.mark.parametrize("image", ["one-layer", "two-layers"])
 def test_an_image_as_a_mount(daemon: Daemon, pod: str, image: str) -> None:
     spec = api.ImageSpec(image=IMAGES[image])
     mounts = [
@@ -206,11 +213,46 @@ def test_an_image_as_a_mount(daemon: Daemon, pod: str, image: str) -> None:
     for path in ("/whole/data/file", "/part/deep", "/part/new"):
         assert fails(daemon, id, f"echo x > {path}")
     assert len(daemon.status(id).mounts) == 2
+    # What is mounted stays, whatever becomes of the image's name and of the daemon.
+    later = daemon.create(pod, IMAGES["plain"], FOREVER, "later", mounts=mounts)
+    name = daemon.images.ImageStatus(api.ImageStatusRequest(image=spec)).image.repo_tags[0]
+    daemon.images.RemoveImage(api.RemoveImageRequest(image=api.ImageSpec(image=name)))
+    daemon.end(signal.SIGKILL)
+    daemon.start()
+    daemon.start_container(later)
+    assert said(daemon, later, "cat /part/deep") == "deep"
     absent = [api.Mount(container_path="/x", image=api.ImageSpec(image="localhost:1/absent:1"), readonly=True)]
     assert refused(daemon.create, pod, IMAGES["plain"], "true", "absent", mounts=absent)[0] == grpc.StatusCode.NOT_FOUND
     outside = [api.Mount(container_path="/x", image=spec, readonly=True, image_sub_path="no/such/folder")]
     with pytest.raises(grpc.RpcError):
         daemon.run(pod, IMAGES["plain"], "true", "outside", mounts=outside)
+
+
+def test_images_in_a_user_namespace(daemon: Daemon) -> None:
+    (daemon.top / "net.d").mkdir()
+    plugins = [{"type": "loopback"}]
+    (daemon.top / "net.d/10.conflist").write_text(json.dumps({"cniVersion": "1.0.0", "name": "lo", "plugins": plugins}))
+    mapping = [api.IDMapping(container_id=0, host_id=200000, length=65536)]
+    user = api.UserNamespace(mode=api.NamespaceMode.POD, uids=mapping, gids=mapping)
+    config = daemon.pod_config("user", network=api.NamespaceMode.POD)
+    config.linux.security_context.namespace_options.userns_options.CopyFrom(user)
+    pod = daemon.runtime.RunPodSandbox(api.RunPodSandboxRequest(config=config)).pod_sandbox_id
+    options = api.NamespaceOption(pid=api.NamespaceMode.CONTAINER, userns_options=user)
+    mounts = [
+        api.Mount(
+            container_path=f"/{name}", image=api.ImageSpec(image=IMAGES[name]), image_sub_path=part, readonly=True
+        )
+        for name, part in (("single", ""), ("volumes", "data"))
+    ]
+    id = box(daemon, pod, "volumes", namespaces=options, mounts=mounts)
+    assert said(daemon, id, "cat /proc/self/uid_map").split() == ["0", "200000", "65536"]
+    paths = "/data /data/file /single/data /single/data/file /volumes /volumes/file"
+    assert said(daemon, id, f"busybox stat -c %u:%g {paths}").split() == ["1000:2000", "0:0"] * 3
+    assert said(daemon, id, "cat /data/file /single/data/link /volumes/below/deep") == "of the imageof the imagedeep"
+    assert said(daemon, id, "echo mine > /data/mine; busybox stat -c %u /data/mine") == "0\n"
+    for path in ("/single/data/file", "/volumes/file", "/volumes/new"):
+        assert fails(daemon, id, f"echo x > {path}")
+    daemon.remove_pod(pod)
 
 
 @pytest.fixture

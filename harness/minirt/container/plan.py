@@ -165,7 +165,7 @@ def _foyer_steps(
     if "mnt" in new:
         yield preparing.LeaveMounts()
         if overlay:
-            yield preparing.PrepareOverlay(spec.root, overlay, Maps(spec.uid_maps, spec.gid_maps))
+            yield preparing.PrepareOverlay(preparing.ROOT, spec.root, overlay, Maps(spec.uid_maps, spec.gid_maps))
         else:
             yield preparing.PrepareRoot(spec.root)
         for index, mount in enumerate(spec.mounts):
@@ -173,10 +173,22 @@ def _foyer_steps(
                 yield preparing.PrepareBind(
                     str(index), mount.source, mount.destination, mount.options, _maps(spec, mount)
                 )
+            elif maps := _maps_of_image(mount):
+                options = mount.options
+                yield preparing.PrepareOverlay(
+                    str(index), spec.root, options.data, maps, options.attributes, options.subfolder
+                )
     if joins:
         yield operations.JoinNamespaces(tuple(joins))
     if "user" in joins:
         yield operations.BecomeRoot()
+
+
+def _maps_of_image(mount: Mount) -> Maps | None:
+    """How the ids of an overlay without anything writable are mapped, if they are."""
+    if mount.type != "overlay" or not mount.uid_maps or not mount.options.data.startswith("lowerdir="):
+        return None
+    return Maps(mount.uid_maps, mount.gid_maps)
 
 
 def _maps(spec: Spec, mount: Mount) -> Maps | None:
@@ -241,7 +253,7 @@ def _root_steps(
     dev_is_bound = False
     after: list[Operation] = []
     for index, mount in enumerate(spec.mounts):
-        if mount.options.bind:
+        if mount.options.bind or (detours and _maps_of_image(mount)):
             prepared = str(index) if detours else ""
             yield mounting.Bind(mount.source, mount.destination, mount.options, _maps(spec, mount), prepared)
         else:

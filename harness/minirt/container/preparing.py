@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 
 from harness.linux import syscalls as sys
+from harness.minirt.container import rootfs
 from harness.minirt.container.idmap import Maps, map_ids
-from harness.minirt.container.mounting import clone_tree, open_bind
+from harness.minirt.container.mounting import clone_tree, open_bind, set_attributes
 from harness.minirt.container.operations import Operation, Stage
-from harness.minirt.container.options import MountOptions
+from harness.minirt.container.options import Attributes, MountOptions
 
 _ATTACH = sys.MOVE_MOUNT_F_EMPTY_PATH | sys.MOVE_MOUNT_T_EMPTY_PATH
 ROOT = "/"
@@ -48,19 +49,22 @@ class PrepareRoot(Operation):
 
 
 class PrepareOverlay(Operation):
-    """Stack the root filesystem out of layers whose files are shown with mapped owners; `upper` has them mapped already.
+    """Stack a filesystem out of layers whose files are shown with mapped owners; those of `upperdir` are mapped already.
 
     An overlay cannot be mapped as a whole, its lower layers can (Linux 5.19). They are attached below `path`, an empty folder.
     """
 
+    key: str
     path: str
     options: str
     """of overlayfs, as mount(2) takes them, ``lowerdir`` first"""
     maps: Maps
+    attributes: Attributes = Attributes()
+    subfolder: str = ""
 
     @property
     def title(self) -> str:
-        return f"mount the root filesystem {self.path}"
+        return "mount the root filesystem" if self.key == ROOT else "mount an image"
 
     def perform(self, stage: Stage) -> None:
         mapping = stage.mapping(self.maps)
@@ -79,8 +83,14 @@ class PrepareOverlay(Operation):
             os.close(place)
             names.append(str(index))
         os.mkdir("root")
-        sys.mount("overlay", "root", "overlay", 0, f"lowerdir={':'.join(names)},{others},volatile")
-        stage.trees[ROOT] = sys.open_tree(sys.AT_FDCWD, "root", sys.OPEN_TREE_CLONE)
+        words = [f"lowerdir={':'.join(names)}", *([others, "volatile"] if others else [])]
+        sys.mount("overlay", "root", "overlay", 0, ",".join(words))
+        top = os.open("root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        shown = rootfs.find(top, self.subfolder, os.O_PATH | os.O_DIRECTORY)
+        tree = stage.trees[self.key] = clone_tree(shown)
+        set_attributes(tree, self.attributes)
+        os.close(shown)
+        os.close(top)
         os.chdir("/")
         sys.umount2(self.path, sys.MNT_DETACH)
         os.chdir(self.path)

@@ -36,7 +36,7 @@ def translate_mounts(
         for row in _defaults(config)
         if row["destination"] not in asked and not ("/dev" in asked and row["destination"].startswith("/dev/"))
     ]
-    bound = [(_target(mount.container_path), _asked_mount(mount, layers)) for mount in config.mounts]
+    bound = [(_target(mount.container_path), _asked_mount(mount, pod, layers)) for mount in config.mounts]
     bound += [(target, row) for target, row in _of_pod(config, pod) if target not in asked]
     bound += [
         (_target(target), _bind(target, source, ["rbind", "rprivate", "rw", "tmpcopyup"]) | pod.id_maps)
@@ -88,13 +88,13 @@ def _of_pod(config: api.ContainerConfig, pod: PodFacts) -> list[tuple[str, dict[
     return [(target, _bind(target, source, ["rbind", "rprivate", word])) for target, source, word in rows]
 
 
-def _asked_mount(mount: api.Mount, layers: Layers) -> dict[str, Any]:
+def _asked_mount(mount: api.Mount, pod: PodFacts, layers: Layers) -> dict[str, Any]:
     if _target(mount.container_path) == "/":
         raise InvalidArgument("a mount has no container_path, or one that is the root")
     if bool(mount.uidMappings) != bool(mount.gidMappings):
         raise InvalidArgument(f"mount {mount.container_path}: uidMappings and gidMappings have to be given together")
     if mount.HasField("image"):
-        return _image(mount, layers)
+        return _image(mount, layers) | pod.id_maps
     what = f"mount {mount.container_path}"
     if mount.image_sub_path:
         raise InvalidArgument(f"{what}: image_sub_path needs an image")
