@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import resource
 import signal
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -40,6 +41,13 @@ _GRACE_S = 2.0
 _ENDING = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
 
+def raise_files_limit() -> int:
+    """Have as many open files as we may: each stream takes several. The limit that was there before."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return soft
+
+
 class Daemon:
     """Everything between the socket and the supervisor."""
 
@@ -66,7 +74,13 @@ class Daemon:
         self._ran: frozenset[str] = frozenset()
         self._is_loaded = False
         self._supervision = Supervision(
-            self.supervisor, options.state, child, welcome=self._welcome, event=self._event, lost=self._lost
+            self.supervisor,
+            options.state,
+            child,
+            files=raise_files_limit(),
+            welcome=self._welcome,
+            event=self._event,
+            lost=self._lost,
         )
 
     def load(self) -> None:

@@ -29,7 +29,7 @@ from harness.minirt.cri.pod_config import (
 from harness.minirt.cri.podfacts import PodFacts
 from harness.minirt.cri.records import Folder, Pod, find_by_prefix
 from harness.minirt.cri.translate import SHM_BYTES
-from harness.minirt.errors import AlreadyExists, MinirtError, NotFound, Unsupported
+from harness.minirt.errors import AlreadyExists, MinirtError, NotFound, Unavailable, Unsupported
 from harness.minirt.network.cni import Attachment, Networks, PodNetwork
 from harness.minirt.supervisor import pause
 from harness.minirt.supervisor.client import Supervisor
@@ -228,7 +228,10 @@ class Pods:
     def may_map_ids(self) -> bool:
         """Whether pods can have user namespaces here: the kernel and the file system below our root have to allow it."""
         if self._may_map_ids is None:
-            self._may_map_ids = bool(self._supervisor.call("can map ids", path=str(self._records.path("")))["can"])
+            try:
+                self._may_map_ids = bool(self._supervisor.call("can map ids", path=str(self._records.path("")))["can"])
+            except Unavailable:  # it is asked again when there is a supervisor
+                return False
         return self._may_map_ids
 
     def share_pids(self, pod: Pod) -> None:

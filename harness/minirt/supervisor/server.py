@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from harness.minirt.container.cgroup import Cgroup
     from harness.minirt.container.launch import Launched
-    from harness.minirt.container.spec import Spec
+    from harness.minirt.container.spec import Process, Rlimit, Spec
     from harness.minirt.supervisor.loop import Loop
 
 _BACKLOG = 64
@@ -61,9 +61,11 @@ class Peer:
 class Server:
     """Answers daemons; owns the containers."""
 
-    def __init__(self, loop: Loop, state: str) -> None:
+    def __init__(self, loop: Loop, state: str, files: Rlimit) -> None:
+        """`files`: the limit of open files of what is started; a specification's own comes after it, and wins."""
         self._loop = loop
         self._state = state
+        self._files = files
         self._layout = cgroups.read_layout()
         self._containers: dict[str, Container] = {}
         self._pauses: dict[str, int] = {}
@@ -282,6 +284,8 @@ class Server:
             raise AlreadyExists(f"container {id} has been started before")
         folder = f"{self._state}/containers/{id}"
         spec = parse_spec(document.read_file(f"{folder}/config.json"), folder)
+        if spec.process is not None:
+            spec = changed(spec, process=self._limited(spec.process))
         plan = make_plan(
             spec,
             id=id,
@@ -402,13 +406,16 @@ class Server:
         if message["timeout_s"] > 0:
             execution.limit(message["timeout_s"])
 
+    def _limited(self, process: Process) -> Process:
+        return changed(process, rlimits=(self._files, *process.rlimits))
+
     def _enter(self, container: Container, cgroup: Cgroup, process: dict[str, Any], fds: list[int]) -> Launched:
         if container.cgroup.is_frozen():
             raise WrongState(f"container {container.id} is paused")
         stdin, stdout, stderr, *console = fds
         return enter(
             container.pid,
-            parse_process(Reader(process, "process")),
+            self._limited(parse_process(Reader(process, "process"))),
             cgroup,
             stdin=stdin,
             stdout=stdout,
