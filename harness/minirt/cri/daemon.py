@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import resource
 import signal
@@ -19,6 +18,7 @@ from harness import __version__
 from harness.linux.cgroups import read_layout
 from harness.minirt.cri import log
 from harness.minirt.cri.containers import Containers
+from harness.minirt.cri.footprint import give_back
 from harness.minirt.cri.host import read_host_facts
 from harness.minirt.cri.image_service import ImageService
 from harness.minirt.cri.notify import ServiceManager
@@ -185,8 +185,7 @@ def run(options: Options, child: int = 0) -> int:
     log.info("starting", version=__version__, cgroups=daemon.layout.mode, supervisor=options.supervisor_socket)
     daemon.load()
     with daemon.serving():
-        gc.collect()
-        gc.freeze()
+        give_back()
         print(f"minirt serves {options.listen}", flush=True)
         manager.tell("READY=1", f"STATUS=serves {options.listen}")
         log.info("ready", listen=options.listen, root=options.root, state=options.state)
