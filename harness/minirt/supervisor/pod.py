@@ -1,8 +1,9 @@
 """The namespaces of a pod, kept alive without a process: made in a short-lived child, bind-mounted below the pod's folder.
 
 ``<folder>/ns/{user,net,ipc,uts}`` and, where the pod has an ipc namespace of its own, the tmpfs ``<folder>/shm`` that its
-containers share as /dev/shm. The kernel, not a record, tells what is there: `remove` unmounts whatever it finds. A pid
-namespace that is shared is the exception: `pause` keeps that, with a process.
+containers share as /dev/shm. The kernel, not a record, tells what is there: `remove` unmounts whatever it finds. All of it
+is below one private mount of the folder on itself: it goes at once, and other mount namespaces hold nothing of it. A pid
+namespace that is shared needs a process as well: see `pause`.
 """
 
 from __future__ import annotations
@@ -74,6 +75,9 @@ def _make(folder: str, request: dict[str, Any]) -> Any:
     """What the child does; yields, before each step, what it is about to do."""
     kinds: Sequence[str] = request["namespaces"]
     owner = 0, 0
+    yield "making a mount of its folder"
+    syscalls.mount(folder, folder, None, syscalls.MS_BIND)
+    syscalls.mount(None, folder, None, syscalls.MS_PRIVATE)
     if request["user"] is None:
         yield "making namespaces"
         namespaces.unshare(kinds)
@@ -156,13 +160,14 @@ def sysctl_path(name: str) -> str:
 
 def remove(folder: str) -> None:
     """Undo what `begin` had made, also by halves; nothing happens where nothing is there. Raises `OSError`."""
-    for kind in _KINDS:
-        namespaces.unbind_namespace(f"{folder}/ns/{kind}")
     try:
-        syscalls.umount2(f"{folder}/shm", syscalls.MNT_DETACH)
+        # With everything below: each by itself would wait for a grace period of its own.
+        syscalls.umount2(folder, syscalls.MNT_DETACH)
     except OSError as error:
         if error.errno not in (2, 22):  # ENOENT; EINVAL: not a mount
             raise
+    for kind in _KINDS:
+        namespaces.unbind_namespace(f"{folder}/ns/{kind}")
     for path in (f"{folder}/shm", f"{folder}/ns"):
         try:
             os.rmdir(path)
