@@ -71,7 +71,7 @@ def limit(path: str, resources: Resources, *, make: bool) -> None:
 
 
 def remove(path: str) -> None:
-    """Remove it where it is empty."""
-    for folder in folders_of(path):
+    """Remove it where it is empty, also from hierarchies that only single containers use (cpuset, hugetlb)."""
+    for folder in cgroups.find(_layout(), path).distinct:
         with contextlib.suppress(OSError):
             os.rmdir(folder)
