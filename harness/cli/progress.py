@@ -62,6 +62,8 @@ class Progress:
         for name, value in report.user_properties:
             if name == "seatrial" and value in ("fail", "error"):
                 self._broken[str(value)] = self._broken.get(str(value), 0) + 1
+            elif name == "note" and report.when == "call":
+                self._console.print(str(value), highlight=False, soft_wrap=True)
         if report.when == "teardown":
             self._done += 1
             now = report.nodeid.rpartition("::")[2] + self._toll()
