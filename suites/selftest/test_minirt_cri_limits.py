@@ -12,6 +12,7 @@ import pytest
 from cri_api.v1 import api_pb2 as api
 from minirt_daemon import CGROUP, Daemon, running_with_image
 
+from harness.clock import wait_until
 from harness.linux.cgroups import Mode, read_layout
 from harness.minirt.container.cgroup import Cgroup
 from harness.minirt.container.resources import Resources as ContainerResources
@@ -51,12 +52,19 @@ def pod(daemon: Daemon, request: pytest.FixtureRequest) -> Iterator[str]:
     id = daemon.pod(re.sub(r"\W", "-", request.node.name))
     yield id
     daemon.remove_pod(id)
-    assert not [path for path in Path("/sys/fs/cgroup").glob(f"*{CGROUP}/**/*") if path.is_dir()]
+    assert folders("*") == []
+    assert not [path for path in Path("/sys/fs/cgroup").glob(f"*{CGROUP}/*") if path.is_dir()]
+
+
+def folders(id: str) -> list[Path]:
+    """The folders of a container's cgroup: in the v2 tree, and in each hierarchy of v1."""
+    tops = [Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir()]
+    return [path for top in tops for path in Path(f"{top}{CGROUP}").glob(f"*/{id}") if path.is_dir()]
 
 
 def read(id: str, what: str) -> str:
     """A limit's file in the container's cgroup; empty where the container is in none that has it."""
-    found = [path for path in Path("/sys/fs/cgroup").glob(f"**{CGROUP}/*/{id}/{FILES[what]}") if path.is_file()]
+    found = [folder / FILES[what] for folder in folders(id) if (folder / FILES[what]).is_file()]
     return found[0].read_text().strip() if found else ""
 
 
@@ -187,3 +195,21 @@ def test_a_refused_change_is_undone_file_by_file(tmp_path: Path) -> None:
     assert (tmp_path / "cpu.max").read_text() == "old cpu.max"
     cgroup.update(ContainerResources(memory_limit=5, cpu_quota=7))
     assert (tmp_path / "memory.max").read_text().startswith("5")
+
+
+def test_a_limit_that_came_later_outlives_the_supervisor(daemon: Daemon, image: str, pod: str) -> None:
+    id = daemon.run(pod, image, FOREVER)
+    update(daemon, id, cpuset_cpus="0")
+    daemon.kill_supervisor()
+
+    def answers() -> bool:
+        try:
+            update(daemon, id, cpu_shares=600)
+        except grpc.RpcError:
+            return False
+        return True
+
+    wait_until(answers, 20, "another supervisor")
+    assert read(id, "cpus") == "0"
+    daemon.remove(id)
+    assert folders(id) == []

@@ -323,6 +323,14 @@ def test_seccomp(tmp_path: Path) -> None:
             make(secured(seccomp=wrong))
 
 
+def test_selinux_options() -> None:
+    config = secured(selinux_options=api.SELinuxOption(level="s0:c1,c2"))
+    make(config)  # means nothing here
+    with pytest.raises(Unsupported, match="selinux"):
+        make(config, host=HostFacts(0, False, None, selinux=True))
+    make(host=HostFacts(0, False, None, selinux=True))
+
+
 def test_apparmor_where_there_is_none() -> None:
     kinds = api.SecurityProfile.ProfileType
     for facts in (

@@ -27,8 +27,8 @@ def _layout() -> cgroups.Layout:
 
 
 def folders_of(path: str) -> tuple[str, ...]:
-    """Where a pod's cgroup is, in every hierarchy that is used."""
-    return cgroups.place_of(_layout(), path, "", Resources()).distinct
+    """Where a pod's cgroup is, or can be, in every hierarchy."""
+    return cgroups.folders_of(_layout(), path)
 
 
 def limits_of(config: api.LinuxPodSandboxConfig) -> Resources | None:

@@ -17,7 +17,7 @@ from harness.minirt.cri.host import HostFacts
 from harness.minirt.cri.mounts import Layers, rootfs_propagation, translate_mounts
 from harness.minirt.cri.podfacts import PodFacts
 from harness.minirt.cri.resources import translate_resources
-from harness.minirt.cri.security import translate_apparmor, translate_capabilities, translate_seccomp
+from harness.minirt.cri.security import check_selinux, translate_apparmor, translate_capabilities, translate_seccomp
 from harness.minirt.cri.users import Accounts, Identity, resolve_user
 from harness.minirt.errors import InvalidArgument
 
@@ -60,6 +60,7 @@ def translate(
         "capabilities": capabilities,
         "noNewPrivileges": security.no_new_privs,
     }
+    check_selinux(security, host)
     if profile := translate_apparmor(security, host):
         process["apparmorProfile"] = profile
     resources = config.linux.resources
