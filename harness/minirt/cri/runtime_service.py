@@ -14,9 +14,10 @@ from harness import __version__
 from harness.linux.cgroups import Layout
 from harness.minirt.cri.condition import check_pod_cidr, describe_runtime
 from harness.minirt.cri.containers import Containers
-from harness.minirt.cri.description import Descriptions, container_item, pod_item, pod_state, pod_status, selected
+from harness.minirt.cri.description import Descriptions, pod_status
 from harness.minirt.cri.events import Events
 from harness.minirt.cri.execution import run_to_end
+from harness.minirt.cri.lists import list_containers, list_pods, selected
 from harness.minirt.cri.options import Options
 from harness.minirt.cri.pods import Pods
 from harness.minirt.cri.records import Container, Pod
@@ -176,15 +177,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer):  # type: ignore[misc,
 
     @answered
     def ListPodSandbox(self, request: Any, context: Any) -> Any:
-        wanted = request.filter
-        items = [
-            pod_item(pod)
-            for pod in self._pods.list()
-            if pod.id.startswith(wanted.id)
-            and (not wanted.HasField("state") or wanted.state.state == pod_state(pod))
-            and selected(wanted.label_selector, pod.config.labels)
-        ]
-        return api.ListPodSandboxResponse(items=items)
+        return list_pods(self._pods.list(), request.filter)
 
     @answered
     def PodSandboxStats(self, request: Any, context: Any) -> Any:
@@ -234,16 +227,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer):  # type: ignore[misc,
 
     @answered
     def ListContainers(self, request: Any, context: Any) -> Any:
-        wanted = request.filter
-        rows = [
-            container_item(container)
-            for container in self._containers.list()
-            if container.id.startswith(wanted.id)
-            and (not wanted.HasField("state") or wanted.state.state == container.state)
-            and container.pod_id.startswith(wanted.pod_sandbox_id)
-            and selected(wanted.label_selector, container.config.labels)
-        ]
-        return api.ListContainersResponse(containers=rows)
+        return list_containers(self._containers.list(), request.filter)
 
     @answered
     def ContainerStatus(self, request: Any, context: Any) -> Any:
