@@ -121,7 +121,6 @@ class Daemon:
 
     def create(self, pod: str, image: str, script: str, name: str = "box", **facts: Any) -> str:
         security = facts.pop("security", {})
-        resources = facts.pop("resources", None)
         options = facts.pop("namespaces", api.NamespaceOption(network=_HOST, pid=_CONTAINER))
         config = api.ContainerConfig(
             metadata=api.ContainerMetadata(name=name),
@@ -129,8 +128,7 @@ class Daemon:
             command=["sh", "-c", script],
             log_path=f"{name}.log",
             linux=api.LinuxContainerConfig(
-                resources=resources,
-                security_context=api.LinuxContainerSecurityContext(namespace_options=options, **security),
+                security_context=api.LinuxContainerSecurityContext(namespace_options=options, **security)
             ),
             **facts,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import io
@@ -42,13 +43,28 @@ APPLETS = (
 )
 
 
+BASIC = "Basic dXNlcjpzZWNyZXQ="  # user:secret
+
+
 def digest_of(raw: bytes) -> str:
     return "sha256:" + hashlib.sha256(raw).hexdigest()
 
 
+@dataclass(frozen=True)
+class Fault:
+    """What happens to one request instead of a good answer."""
+
+    status: int = 0
+    headers: dict[str, str] = field(default_factory=dict)
+    cut: int = -1
+    """if not negative, the connection is closed behind so many bytes of the body"""
+    stall: threading.Event | None = None
+    """if any, nothing more comes before it is set, behind `cut` bytes"""
+
+
 @dataclass
 class Registry:
-    """What is served. Tests change it at will; `requests` are the paths that were asked for."""
+    """What is served. Tests change it at will; `requests` are the paths that were asked for, `seen` with the headers."""
 
     address: str = ""
     manifests: dict[tuple[str, str], tuple[str, bytes]] = field(default_factory=dict)
@@ -56,8 +72,22 @@ class Registry:
     requests: list[str] = field(default_factory=list)
     token: str = ""
     """if any, what a bearer token has to be; given to user:secret at /token"""
+    token_lasts_s: int = 0
+    """what `/token` says of a token's life; 0: nothing"""
+    basic: bool = False
+    """whether user:secret is asked for directly"""
     hold: threading.Event | None = None
     """if any, blobs are not sent before it is set"""
+    faults: dict[str, list[Fault]] = field(default_factory=dict)
+    """what goes wrong, one after the other, to requests for a tag, a digest or `token`"""
+    ranges: bool = True
+    store: str = ""
+    """if any, the address of another registry to which requests for blobs are redirected"""
+    seen: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+
+    def authorizations(self, kind: str = "") -> set[str]:
+        """The Authorization headers that came with requests whose path has `kind` in it; "" is none."""
+        return {headers.get("Authorization", "") for path, headers in self.seen if kind in path}
 
     def add_blob(self, raw: bytes) -> dict[str, Any]:
         self.blobs[digest_of(raw)] = raw
@@ -149,32 +179,74 @@ class _Handler(BaseHTTPRequestHandler):
         registry = self.registry
         path = self.path.partition("?")[0]
         registry.requests.append(path)
+        registry.seen.append((self.path, dict(self.headers.items())))
+        target = path.rpartition("/")[2]
+        fault = Fault()
+        if registry.faults.get(target):
+            fault = registry.faults[target].pop(0)
+        if fault.status:
+            return self._send(fault.status, b"{}", "application/json", fault.headers)
         if path == "/token":
-            wanted = "Basic dXNlcjpzZWNyZXQ="  # user:secret
-            if self.headers.get("Authorization") != wanted:
+            if self.headers.get("Authorization") != BASIC:
                 return self._send(401, b"{}", "application/json")
-            return self._send(200, json.dumps({"token": registry.token}).encode(), "application/json")
+            answer: dict[str, Any] = {"token": registry.token}
+            if registry.token_lasts_s:
+                answer["expires_in"] = registry.token_lasts_s
+            return self._send(200, json.dumps(answer).encode(), "application/json")
         if registry.token and self.headers.get("Authorization") != f"Bearer {registry.token}":
             challenge = f'Bearer realm="http://{registry.address}/token",service="test",scope="repository:any:pull"'
             return self._send(401, b"{}", "application/json", {"WWW-Authenticate": challenge})
+        if registry.basic and self.headers.get("Authorization") != BASIC:
+            return self._send(401, b"{}", "application/json", {"WWW-Authenticate": 'Basic realm="test"'})
         name, _, target = path.removeprefix("/v2/").rpartition("/")
         name, _, kind = name.rpartition("/")
         if kind == "manifests" and (name, target) in registry.manifests:
             media_type, raw = registry.manifests[name, target]
-            return self._send(200, raw, media_type)
+            return self._send(200, raw, media_type, fault=fault)
+        if kind == "blobs" and registry.store:
+            return self._send(307, b"", "text/plain", {"Location": f"http://{registry.store}{path}"})
         if kind == "blobs" and target in registry.blobs:
             if registry.hold is not None:
                 registry.hold.wait(30)
-            return self._send(200, registry.blobs[target], "application/octet-stream")
+            return self._send_blob(registry.blobs[target], fault)
         errors = [{"code": "MANIFEST_UNKNOWN", "message": "manifest unknown"}]
         return self._send(404, json.dumps({"errors": errors}).encode(), "application/json")
 
-    def _send(self, status: int, raw: bytes, media_type: str, headers: dict[str, str] | None = None) -> None:
+    def do_POST(self) -> None:
+        """The token server, for identity tokens."""
+        raw = self.rfile.read(int(self.headers["Content-Length"]))
+        self.registry.requests.append(self.path)
+        self.registry.seen.append((f"{self.path}?{raw.decode()}", dict(self.headers.items())))
+        if b"refresh_token=identity" not in raw:
+            return self._send(401, b"{}", "application/json")
+        return self._send(200, json.dumps({"access_token": self.registry.token}).encode(), "application/json")
+
+    def _send_blob(self, raw: bytes, fault: Fault) -> None:
+        first = 0
+        asked = self.headers.get("Range", "")
+        if asked and self.registry.ranges:
+            first = int(asked.removeprefix("bytes=").rstrip("-"))
+            headers = {"Content-Range": f"bytes {first}-{len(raw) - 1}/{len(raw)}"}
+            return self._send(206, raw[first:], "application/octet-stream", headers, fault)
+        return self._send(200, raw, "application/octet-stream", fault=fault)
+
+    def _send(
+        self,
+        status: int,
+        raw: bytes,
+        media_type: str,
+        headers: dict[str, str] | None = None,
+        fault: Fault = Fault(),
+    ) -> None:
         self.send_response(status)
         for key, value in {"Content-Type": media_type, "Content-Length": str(len(raw)), **(headers or {})}.items():
             self.send_header(key, value)
         self.end_headers()
-        self.wfile.write(raw)
+        with contextlib.suppress(ConnectionError):  # a client that has given up
+            self.wfile.write(raw if fault.cut < 0 else raw[: fault.cut])
+            if fault.stall is not None:
+                fault.stall.wait(30)
+            self.close_connection = self.close_connection or fault.cut >= 0
 
     def log_message(self, format: str, *args: object) -> None:
         """Nothing: tests look at `Registry.requests`."""

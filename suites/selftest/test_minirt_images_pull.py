@@ -9,44 +9,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from minirt_registry import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Registry, digest_of, serving_registry, tar_of
+from minirt_images import LAYERS, Bench, bench_on
+from minirt_registry import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Registry, digest_of
 
 from harness.clock import wait_until
 from harness.minirt.errors import Denied, InvalidArgument, NotFound, TimedOut, Unavailable
-from harness.minirt.images.credentials import Credentials
+from harness.minirt.images.credentials import NOBODY, Credentials
 from harness.minirt.images.hosts import endpoints_of, is_loopback
 from harness.minirt.images.manifest import candidates
-from harness.minirt.images.pull import Puller
 from harness.minirt.images.snapshot import Snapshots, chain_ids
 from harness.minirt.images.store import ImageStore
-
-NOBODY = Credentials()
-LAYERS = (tar_of(("one", b"1")), tar_of(("two", b"22")))
-
-
-class Bench:
-    """A store, a registry and a puller between them."""
-
-    def __init__(self, root: Path, registry: Registry, hosts: Path) -> None:
-        self.root, self.registry, self.hosts = root, registry, hosts
-        self.snapshots = Snapshots(root)
-        self.store = ImageStore(root, self.snapshots)
-        self.puller = Puller(self.store, self.snapshots, hosts)
-
-    def pull(self, name: str, credentials: Credentials = NOBODY) -> str:
-        return self.puller.pull(f"{self.registry.address}/{name}", credentials, lambda: False).id
-
-    def left(self) -> list[str]:
-        """Every layer and blob on disk."""
-        return sorted(
-            path.name for folder in ("layers", "images/blobs/sha256") for path in (self.root / folder).iterdir()
-        )
 
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
-    with serving_registry() as registry:
-        yield Bench(tmp_path / "root", registry, tmp_path / "hosts")
+    with bench_on(tmp_path) as bench:
+        yield bench
 
 
 def test_a_pull_and_its_record(bench: Bench) -> None:

@@ -127,8 +127,9 @@ def parse_challenges(text: str) -> dict[str, dict[str, str]]:
     """The challenges of a WWW-Authenticate header by scheme, in small letters (RFC 9110, section 11.6.1)."""
     found: dict[str, dict[str, str]] = {}
     marks = list(_CHALLENGE.finditer(text))
-    for mark, after in zip(marks, [*marks[1:], None], strict=True):
-        part = text[mark.end() : after.start() if after else len(text)]
+    ends = [mark.start() for mark in marks[1:]] + [len(text)]
+    for mark, end in zip(marks, ends[: len(marks)], strict=True):
+        part = text[mark.end() : end]
         facts = {key.lower(): re.sub(r"\\(.)", r"\1", quoted) or plain for key, quoted, plain in _FACT.findall(part)}
         found.setdefault(mark[1].lower(), facts)
     return found

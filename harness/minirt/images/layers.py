@@ -134,7 +134,9 @@ class _Unpacking:
 
     def add(self, member: tarfile.TarInfo) -> None:
         self.current = member.name
-        self._room(512)
+        self._room(0)
+        if member.size < 0:
+            raise InvalidArgument(f"the layer holds {member.name!r} of {member.size} bytes")
         name = _inside(member.name)
         if name == ".":
             if member.isdir():

@@ -182,7 +182,7 @@ def parse_config(raw: bytes, what: str) -> dict[str, Any]:
 
 def diff_ids(config: Mapping[str, Any]) -> list[str]:
     """The digests of the layers' plain archives, of a configuration that `parse_config` has passed."""
-    found: list[str] = config["rootfs"]["diff_ids"] or []
+    found: list[str] = config["rootfs"].get("diff_ids") or []
     return found
 
 

@@ -46,10 +46,10 @@ def features() -> dict[str, Any]:
                 "operators": sorted(_OPERATORS),
                 "supportedFlags": sorted(_FLAGS),
             },
-            "apparmor": {"enabled": True},
-            "selinux": {"enabled": True},
+            "apparmor": {"enabled": False},
+            "selinux": {"enabled": False},
             "intelRdt": {"enabled": False},
-            "mountExtensions": {"idmap": {"enabled": True}},
+            "mountExtensions": {"idmap": {"enabled": False}},
         },
     }
 
