@@ -87,16 +87,20 @@ class Containers:
 
     def load(self, supervised: Mapping[str, Mapping[str, Any]]) -> None:
         """Read what an earlier daemon left, and set it right by what the supervisor knows and by what it wrote down."""
+        unreadable = []
         for id, container in self._records.read(Container):
             if container is None:
-                log.warning("a container without a readable record is removed", container=id)
-                self._end_unknown(id, supervised)
-                self._discard(id)
+                unreadable.append(id)
                 continue
             self._adopt(container, supervised.get(id))
             self._put(container)
         for id in supervised.keys() - self._containers.keys():
-            self._end_unknown(id, supervised)
+            # Nobody could stop it any more.
+            self._supervisor.call("stop", id=id, signal=int(signal.SIGKILL), timeout_s=0)
+            self._supervisor.call("forget", id=id)
+        for id in unreadable:
+            log.warning("a container without a readable record is removed", container=id)
+            self._discard(id)
         for id in os.listdir(self._state):
             if id not in self._containers:
                 self._discard(id)
@@ -121,12 +125,6 @@ class Containers:
             return facts if all(type(facts[name]) is int for name in _END) else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
-
-    def _end_unknown(self, id: str, supervised: Mapping[str, Mapping[str, Any]]) -> None:
-        """End what nobody could stop any more, since its record is gone."""
-        if id in supervised:
-            self._supervisor.call("stop", id=id, signal=signal.SIGKILL, timeout_s=0)
-            self._supervisor.call("forget", id=id)
 
     def _adopt(self, container: Container, facts: Mapping[str, Any] | None) -> None:
         was = container.state

@@ -22,14 +22,16 @@ _DIGITS = 10
 @contextlib.contextmanager
 def only_one(folder: Path) -> Iterator[None]:
     """Hold the lock of a folder. Raises `AlreadyExists` where another daemon has it."""
-    fd = os.open(folder / _NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    # Held open for reading only: it is not to keep anybody from mounting the folder read-only.
+    fd = os.open(folder / _NAME, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise AlreadyExists(f"another daemon (process {_holder(fd)}) serves {folder}") from None
         # As long as what may be there, so that a full disk has room for it.
-        os.pwrite(fd, f"{os.getpid():<{_DIGITS}}".encode(), 0)
+        with open(folder / _NAME, "r+b", buffering=0) as file:
+            file.write(f"{os.getpid():<{_DIGITS}}".encode())
         yield
     finally:
         os.close(fd)
