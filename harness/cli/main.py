@@ -15,6 +15,7 @@ from harness.errors import Interrupted, SeatrialError
 COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "run": ("harness.cli.run:run", "Put subjects through the suites, measure them, print the table."),
+        "bench": ("harness.cli.bench:bench", "Measure figures that have a limit, against a reference."),
         "report": ("harness.cli.report:report", "Render finished runs again: table, markdown, html, junit, csv."),
         "doctor": ("harness.cli.doctor:doctor", "Say what this machine has, and which subjects will run on it."),
         "setup": ("harness.cli.setup:setup", "Install the engines and clients that a trial can use."),
@@ -30,6 +31,7 @@ Examples:
   seatrial run --quick                    every subject that this machine offers
   seatrial run oci:runc oci:crun          two of them, against each other
   seatrial run mine=oci:/path/to/runtime  your own runtime
+  seatrial bench cri --quick              the bundled runtime's figures against containerd's
   seatrial report --format markdown       the newest run, for a step summary
 
 Exit status: 0 all is well; 1 a cell is fail or error; 2 the command line or a configuration cannot be

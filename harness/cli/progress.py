@@ -7,9 +7,8 @@ from typing import Self
 
 import pytest
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bar
 
+from harness.cli.screen import progress_bar
 from harness.model.record import Phase
 
 TITLES = {Phase.CHECK: "checking", Phase.MEASURE: "measuring"}
@@ -23,16 +22,7 @@ class Progress:
         self.unloadable: list[str] = []
         self._phase = phase
         self._console = Console(stderr=True)
-        self._bar = Bar(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[now]}"),
-            console=self._console,
-            disable=not self._console.is_terminal,
-            transient=True,
-        )
+        self._bar = progress_bar(self._console)
         self._task = self._bar.add_task(TITLES[phase], total=None, now="")
         self._broken: dict[str, int] = {}
         self._done = 0
@@ -72,6 +62,8 @@ class Progress:
         for name, value in report.user_properties:
             if name == "seatrial" and value in ("fail", "error"):
                 self._broken[str(value)] = self._broken.get(str(value), 0) + 1
+            elif name == "note" and report.when == "call":
+                self._console.print(str(value), highlight=False, soft_wrap=True)
         if report.when == "teardown":
             self._done += 1
             now = report.nodeid.rpartition("::")[2] + self._toll()

@@ -2,34 +2,21 @@
 
 from __future__ import annotations
 
-import compileall
 import contextlib
-import dataclasses
-import datetime
 import os
-import secrets
-import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
-import click
-
-from harness import __version__, paths
-from harness.arena.leftovers import await_and_remove
-from harness.arena.scratch import open_scratch
+from harness import paths
+from harness.cli.choice import choose_subjects, read_config
 from harness.cli.progress import Progress
-from harness.cli.screen import wants_colour
-from harness.engine import availability, versions
-from harness.errors import BadConfig, Interrupted, MachineError, SeatrialError, UsageError
-from harness.image.build import write_images
-from harness.machine.facts import read_facts
-from harness.model.config import Config, parse_config
-from harness.model.record import Outcome, Phase, Run
-from harness.model.subject import Subject, parse_subject
+from harness.cli.underway import new_run, under_way
+from harness.engine import availability
+from harness.errors import SeatrialError, UsageError
+from harness.model.config import Config
+from harness.model.record import Outcome, Phase
 from harness.session.orders import ORDERS, Orders
-from harness.store import RunFolder
 
 BLOCKS = 8
 """measured turns of each subject, besides the one that warms it up"""
@@ -53,93 +40,32 @@ class Request:
     command: tuple[str, ...] = ()
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, on the same way out as Ctrl-C."""
-
-
 def perform_run(request: Request) -> int:
     """Run, report, and return the exit status.
 
     Raises `UsageError`, `MachineError` or `StoreError` before anything was started, `Interrupted` after the partial
     report was written.
     """
-    config = _config(request)
-    subjects = _subjects(request, config)
+    config = read_config(request.config)
+    subjects = choose_subjects(request.subjects or config.subjects, config, request.attach)
     suites = _suites(request, config)
-    if os.geteuid() != 0:
-        raise MachineError("containers need root here", "run it again as root: sudo seatrial run ...")
-    started = datetime.datetime.now(datetime.UTC)
-    run_id = f"{started:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-    run = Run(
-        run=run_id,
-        seatrial=__version__,
-        command=request.command,
-        seed=request.seed if request.seed is not None else int(started.timestamp()),
-        quick=request.quick,
-        started=started.isoformat(timespec="seconds"),
-        machine=read_facts().to_json(),
-        versions={name: version for subject in subjects for name, version in versions(subject).items()},
-        subjects=tuple(subject.name for subject in subjects),
-    )
-    folder = RunFolder.create(request.output, run)
-    # minirt is measured as it is installed, with its byte code; an editable checkout may not have any yet.
-    compileall.compile_dir(paths.PACKAGE, quiet=2)
-    caught: KeyboardInterrupt | None = None
+    run = new_run(request.command, subjects, request.quick, request.seed)
     pytest_failed = 0
-    try:
-        with _sigterm_as_interrupt(), open_scratch(run_id) as scratch:
-            blobs = scratch / "images"
-            run = dataclasses.replace(run, images=write_images(blobs))
-            folder.update(run)
-            for phase in Phase:
-                orders = Orders(
-                    run=run_id,
-                    folder=folder.path,
-                    blobs=blobs,
-                    phase=phase,
-                    subjects=subjects,
-                    blocks=1 + (QUICK_BLOCKS if request.quick else BLOCKS),
-                    seed=run.seed,
-                    port=request.registry_port,
-                )
-                pytest_failed |= _session(orders, suites, request, scratch / f"{phase}.json")
-    except KeyboardInterrupt as interrupt:
-        caught = interrupt
-    with _deaf():
-        await_and_remove(run_id)
-        ended = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        folder.update(dataclasses.replace(folder.read().run, ended=ended, interrupted=caught is not None))
-        outcomes = _report(folder)
-    if caught is not None:
-        raise Interrupted(signal.SIGTERM if isinstance(caught, Terminated) else signal.SIGINT)
+    with under_way(request.output, run) as voyage:
+        for phase in Phase:
+            orders = Orders(
+                run=run.run,
+                folder=voyage.folder.path,
+                blobs=voyage.blobs,
+                phase=phase,
+                subjects=subjects,
+                blocks=1 + (QUICK_BLOCKS if request.quick else BLOCKS),
+                seed=run.seed,
+                port=request.registry_port,
+            )
+            pytest_failed |= _session(orders, suites, request, voyage.scratch / f"{phase}.json")
+    outcomes = {record.outcome for record in voyage.folder.read_records()}
     return 1 if pytest_failed or outcomes & {Outcome.FAIL, Outcome.ERROR} else 0
-
-
-def _config(request: Request) -> Config:
-    path = request.config or Path("seatrial.toml")
-    if request.config is None and not path.exists():
-        return Config()
-    try:
-        return parse_config(path.read_text(), str(path))
-    except FileNotFoundError:
-        raise BadConfig(path, "file", "there is none") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadConfig(path, "file", str(error)) from None
-
-
-def _subjects(request: Request, config: Config) -> tuple[Subject, ...]:
-    names = request.subjects or config.subjects
-    chosen = [parse_subject(name, config.table) for name in names] if names else list(config.table)
-    if request.attach is not None:
-        if not names:
-            raise UsageError("--attach needs the subject that it is about, such as containerd:grpc:runc")
-        if not request.attach.is_socket():
-            raise MachineError(f"{request.attach} is not a socket", "start the engine, or name another with --attach")
-        chosen = [dataclasses.replace(subject, socket=str(request.attach.absolute())) for subject in chosen]
-    for index, subject in enumerate(chosen):
-        if subject.name in {other.name for other in chosen[:index]}:
-            raise UsageError(f"{subject.name} is named twice")
-    return tuple(chosen)
 
 
 def _suites(request: Request, config: Config) -> list[Path]:
@@ -183,37 +109,3 @@ def _session(orders: Orders, suites: Sequence[Path], request: Request, path: Pat
     if progress.unloadable:
         raise SeatrialError("a suite cannot be loaded: " + "\n".join(progress.unloadable))
     return int(status in (pytest.ExitCode.INTERNAL_ERROR, pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.INTERRUPTED))
-
-
-def _report(folder: RunFolder) -> set[Outcome]:
-    from harness.report.formats import render, write_all
-
-    written = write_all(folder)
-    colour = wants_colour()
-    click.echo(render("table", [folder.path], colour=colour), color=colour)
-    click.echo()
-    for path in (*written, folder.path / "records.jsonl"):
-        click.echo(f"  {path}")
-    return {record.outcome for record in folder.read_records()}
-
-
-@contextlib.contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    def raise_terminated(number: int, frame: FrameType | None) -> None:
-        raise Terminated
-
-    before = signal.signal(signal.SIGTERM, raise_terminated)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextlib.contextmanager
-def _deaf() -> Iterator[None]:
-    """Hold SIGINT and SIGTERM back while everything is taken down and the report written: it takes a second or two."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -136,6 +136,10 @@ class CriGrpc:
             raise Refused(f"the runtime reports the state {status.state} of {container}")
         return _STATES[status.state]
 
+    def list_containers(self) -> list[str]:
+        answer = self._call(cri.ListContainersRequest())
+        return [container.id for container in answer.containers]
+
     def exit_code(self, container: str) -> int | None:
         status = self._status(container)
         return int(status.exit_code) if status.state == cri.CONTAINER_EXITED else None

@@ -146,6 +146,9 @@ class Crictl:
             raise Refused(f"the runtime reports the state {status} of {container}")
         return _STATES[status]
 
+    def list_containers(self) -> list[str]:
+        return self._tool.run("ps", "--all", "--quiet", "--no-trunc").stdout.decode().split()
+
     def exit_code(self, container: str) -> int | None:
         status = self._status(container)
         return int(status.get("exitCode", 0)) if status["state"] == "CONTAINER_EXITED" else None

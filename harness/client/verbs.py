@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from harness.command import Runner
 from harness.model.container import ContainerSpec, ExecResult, LogLine, Network, Tally
@@ -137,4 +137,13 @@ class Client(Protocol):
 
     def close(self) -> None:
         """Let go of connections. Containers stay as they are."""
+        ...
+
+
+@runtime_checkable
+class Lister(Protocol):
+    """A client that can list: those of CRI."""
+
+    def list_containers(self) -> list[str]:
+        """The ids of all containers that the engine has, in whatever state."""
         ...

@@ -47,20 +47,24 @@ class Meter:
         """CPU time spent so far."""
         return Cpu(self._engine.cpu_ns(), self._client.cpu_ns(), self._pods.cpu_ns())
 
-    def memory(self, detail: bool = False, alone: bool = False) -> Memory:
+    def memory(self, detail: bool = False, alone: bool = False, daemon: int = 0) -> Memory:
         """What is held now.
 
         `detail` adds the engine's processes and their proportional set sizes (about 1 ms each), `alone` also the files
-        that they map, as if nobody else did (some more).
+        that they map, as if nobody else did (some more); with both, `daemon` (its process id) adds what all others hold.
         """
         engine = self._engine.memory()
-        pss = processes = file_alone = None
+        pss = processes = file_alone = monitors = None
         if detail:
             pids = self._engine.pids()
             processes = len(pids) or None
             file_alone = read_file_alone(pids, self._proc) if alone else None
             try:
                 pss = read_total_pss(pids, self._proc)
+                if alone and daemon:
+                    others = [pid for pid in pids if pid != daemon]
+                    apart = read_total_pss(others, self._proc)
+                    monitors = (apart.anon if apart else 0) + (read_file_alone(others, self._proc) or 0)
             except PermissionError as error:
                 self._notes[f"proportional set sizes cannot be had: {error.strerror}"] = None
         return Memory(
@@ -74,6 +78,7 @@ class Meter:
             pss_anon=pss.anon if pss else None,
             pss_file=pss.file if pss else None,
             file_alone=file_alone,
+            monitors=monitors,
             processes=processes,
         )
 

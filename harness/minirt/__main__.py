@@ -20,10 +20,10 @@ def main() -> int:
         from harness.minirt.cri.serve import shutdown_main
 
         return shutdown_main(arguments[1:])
-    if arguments[:1] == ["supervise"] and len(arguments) == 2:
+    if arguments[:1] == ["supervise"] and len(arguments) == 3:
         from harness.minirt.supervisor.start import serve_alone
 
-        return serve_alone(arguments[1])
+        return serve_alone(arguments[1], int(arguments[2]))
     from harness.minirt.oci.command import main as oci
 
     status = oci(arguments)

@@ -40,6 +40,19 @@ class Operation(StrEnum):
     REMOVE_IMAGE = "remove_image"
 
 
+POD_CALLS = (
+    Operation.RUN_SANDBOX,
+    Operation.CREATE,
+    Operation.START,
+    Operation.EXEC,
+    Operation.STOP,
+    Operation.REMOVE,
+    Operation.STOP_SANDBOX,
+    Operation.REMOVE_SANDBOX,
+)
+"""The eight calls of one pod with one container whose image is there already; the exec is a probe's."""
+
+
 class Contract(StrEnum):
     """The specification that a client's calls are held to.
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2 has benches: `Run.bench`, `Record.scenario`, `twin` and `load`, `Memory.monitors`. All that 1 has is as it was."""
 
 
 class Outcome(StrEnum):
@@ -51,7 +52,8 @@ class Memory:
 
     `engine` is the headline of the engine's cgroup: anon + shmem + unreclaimable slab + kernel stacks + page tables;
     the parts follow. `pss_anon` and `pss_file` are sums over the engine's processes, `processes` their number; `file_alone` is what
-    `pss_file` would be if no other engine mapped the same files.
+    `pss_file` would be if no other engine mapped the same files; `monitors` is `pss_anon` + `file_alone` of the engine's
+    processes without its daemon: shims, monitors, a supervisor.
     """
 
     engine: int | None = None
@@ -64,6 +66,7 @@ class Memory:
     pss_anon: int | None = None
     pss_file: int | None = None
     file_alone: int | None = None
+    monitors: int | None = None
     processes: int | None = None
 
 
@@ -91,6 +94,12 @@ class Record:
     """number of the balanced block of turns in which it was measured"""
     iteration: int | None = None
     network: str = ""
+    scenario: str = ""
+    """what was being done, for a bench (`harness.model.bench`)"""
+    twin: int | None = None
+    """which of two engines of the subject it was, 0 or 1: the one is what the other is compared with to see mere chance"""
+    load: int | None = None
+    """pods (or containers) that stood by meanwhile"""
     started_ns: int | None = None
     """monotonic clock"""
     wall_ns: int | None = None
@@ -143,6 +152,10 @@ class Run:
     """manifest digest by image name"""
     subjects: tuple[str, ...] = ()
     """in the order of the report"""
+    bench: str = ""
+    """the bench that was held (`harness.model.bench`); empty for a trial"""
+    reference: str = ""
+    """the subject that the others are compared with, for a bench"""
     notes: tuple[str, ...] = ()
     """values that could not be had, and why; anything that a reader of the figures has to know"""
 

@@ -7,24 +7,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from harness.model.container import Network
-from harness.model.lifecycle import Operation
+from harness.model.lifecycle import POD_CALLS
 from harness.report.matrix import Cost, Overhead, PodTotal, Row, Tax
 from harness.store import RunData
 
 if TYPE_CHECKING:
     import pandas
 
-POD_CALLS = (
-    Operation.RUN_SANDBOX,
-    Operation.PULL_AGAIN,
-    Operation.CREATE,
-    Operation.START,
-    Operation.STOP,
-    Operation.REMOVE,
-    Operation.STOP_SANDBOX,
-    Operation.REMOVE_SANDBOX,
-)
-"""The calls that a kubelet makes for one pod with one container whose image is there already."""
 REFERENCE = "containerd:grpc:runc"
 
 

@@ -7,6 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from harness.errors import UsageError
+from harness.report.bench import BenchResult, find_bench
+from harness.report.bench import html as bench_html
+from harness.report.bench import junit as bench_junit
+from harness.report.bench import markdown as bench_markdown
+from harness.report.bench import table as bench_table
 from harness.report.csv import render_csv
 from harness.report.html import render_html
 from harness.report.junit import render_junit
@@ -15,29 +20,41 @@ from harness.report.markdown import render_markdown
 from harness.report.matrix import Matrix
 from harness.report.statistics import find_matrix
 from harness.report.table import render_table
-from harness.store import RunData, RunFolder
+from harness.store import RunFolder
 
 FORMATS = ("table", "markdown", "html", "junit", "csv")
 
-_OF_MATRIX: Mapping[str, Callable[[Matrix], str]] = {"markdown": render_markdown, "html": render_html}
-_OF_RECORDS: Mapping[str, Callable[[Sequence[RunData]], str]] = {"junit": render_junit, "csv": render_csv}
+_TABLES: Mapping[str, Callable[[Matrix], str]] = {"markdown": render_markdown, "html": render_html}
+_BENCHES: Mapping[str, Callable[[BenchResult], str]] = {
+    "markdown": bench_markdown.render_markdown,
+    "html": bench_html.render_html,
+    "junit": bench_junit.render_junit,
+}
 
 
 def render(form: str, folders: Sequence[Path], *, colour: bool = False, width: int | None = None) -> str:
-    """A report of one run, or of several side by side, as the text of one of `FORMATS`.
+    """A report of one run, or of several side by side, as the text of one of `FORMATS`; a bench stands alone.
 
     `colour` and `width` (characters; that of the terminal, or 160 where there is none) are for the table alone. Raises
-    `StoreError` where a folder is none of a run, `UsageError` for an unknown format.
+    `StoreError` where a folder is none of a run, `UsageError` for an unknown format and for a bench among others.
     """
     if form not in FORMATS:
         raise UsageError(f"there is no report format {form!r}; known: {', '.join(FORMATS)}")
     runs = load(folders)
-    if form in _OF_RECORDS:
-        return _OF_RECORDS[form](runs)
+    if len(runs) > 1 and any(data.run.bench for data in runs):
+        raise UsageError("a bench has a report of its own: name one run")
+    width = width or shutil.get_terminal_size((160, 50)).columns
+    if form == "csv":
+        return render_csv(runs)
+    if runs and runs[0].run.bench:
+        result = find_bench(runs[0])
+        return (
+            _BENCHES[form](result) if form in _BENCHES else bench_table.render_table(result, colour=colour, width=width)
+        )
+    if form == "junit":
+        return render_junit(runs)
     matrix = find_matrix(runs)
-    if form == "table":
-        return render_table(matrix, colour=colour, width=width or shutil.get_terminal_size((160, 50)).columns)
-    return _OF_MATRIX[form](matrix)
+    return _TABLES[form](matrix) if form in _TABLES else render_table(matrix, colour=colour, width=width)
 
 
 def write_all(folder: RunFolder) -> list[Path]:
@@ -45,11 +62,5 @@ def write_all(folder: RunFolder) -> list[Path]:
 
     Raises `StoreError`.
     """
-    runs = load([folder.path])
-    matrix = find_matrix(runs)
-    return [
-        folder.write("report.md", render_markdown(matrix)),
-        folder.write("report.html", render_html(matrix)),
-        folder.write("junit.xml", render_junit(runs)),
-        folder.write("samples.csv", render_csv(runs)),
-    ]
+    files = {"report.md": "markdown", "report.html": "html", "junit.xml": "junit", "samples.csv": "csv"}
+    return [folder.write(name, render(form, [folder.path])) for name, form in files.items()]

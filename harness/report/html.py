@@ -12,9 +12,10 @@ from pathlib import Path
 
 import jinja2
 
+from harness.model.lifecycle import POD_CALLS
 from harness.model.record import Outcome
 from harness.report import words
-from harness.report.figures import POD_CALLS, REFERENCE
+from harness.report.figures import REFERENCE
 from harness.report.matrix import MARKS, MEANINGS, NO_MARK, TITLES, Cell, Matrix, Row
 from harness.report.sentences import (
     describe_absent,
@@ -61,9 +62,9 @@ class Chart:
     bars: tuple[Bar, ...]
 
 
-def render_html(matrix: Matrix) -> str:
-    """The page."""
-    environment = jinja2.Environment(
+def environment() -> jinja2.Environment:
+    """Templates beside this module and below it; all that they print is escaped."""
+    made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -71,7 +72,7 @@ def render_html(matrix: Matrix) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {
+    made.filters |= {
         "number": words.number,
         "megabytes": words.megabytes,
         "clean": words.clean,
@@ -80,25 +81,34 @@ def render_html(matrix: Matrix) -> str:
         "kind": lambda outcome: _CLASSES[outcome],
         "mark": lambda outcome: MARKS[outcome],
     }
+    return made
+
+
+def render_html(matrix: Matrix) -> str:
+    """The page."""
     used = [column for column in matrix.columns if any(column.operation in row.cells for row in matrix.rows)]
-    return environment.get_template("page.html").render(
-        matrix=matrix,
-        columns=used or matrix.columns,
-        longest=_longest(matrix.rows),
-        charts=[chart for chart in (_time(matrix), _cpu(matrix), _memory(matrix)) if chart.bars],
-        titles=TITLES,
-        meanings=MEANINGS,
-        no_mark=NO_MARK,
-        wrong=matrix.found(Outcome.ERROR, Outcome.FAIL),
-        skipped=matrix.found(Outcome.SKIP),
-        absent=describe_absent(matrix),
-        counts=matrix.counts,
-        counted=describe_counts(matrix),
-        figures=[line for line in describe_figures(matrix) if not line.startswith("One pod")],
-        pod_calls=POD_CALLS,
-        reference=REFERENCE,
-        notes=describe_notes(matrix),
-        describe_run=describe_run,
+    return (
+        environment()
+        .get_template("page.html")
+        .render(
+            matrix=matrix,
+            columns=used or matrix.columns,
+            longest=_longest(matrix.rows),
+            charts=[chart for chart in (_time(matrix), _cpu(matrix), _memory(matrix)) if chart.bars],
+            titles=TITLES,
+            meanings=MEANINGS,
+            no_mark=NO_MARK,
+            wrong=matrix.found(Outcome.ERROR, Outcome.FAIL),
+            skipped=matrix.found(Outcome.SKIP),
+            absent=describe_absent(matrix),
+            counts=matrix.counts,
+            counted=describe_counts(matrix),
+            figures=[line for line in describe_figures(matrix) if not line.startswith("One pod")],
+            pod_calls=POD_CALLS,
+            reference=REFERENCE,
+            notes=describe_notes(matrix),
+            describe_run=describe_run,
+        )
     )
 
 

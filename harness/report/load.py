@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.model.record import Cpu, Memory, Record
+from harness.model.record import Cpu, Memory, Outcome, Phase, Record
 from harness.store import RunData, read_folder
 
 if TYPE_CHECKING:
@@ -15,7 +15,18 @@ if TYPE_CHECKING:
 
 _PARTS = {"cpu_ns": Cpu, "memory_bytes": Memory}
 NUMBERS = (
-    *("block", "iteration", "started_ns", "wall_ns", "harness_wall_ns", "harness_cpu_ns", "rpcs", "execs"),
+    *(
+        "block",
+        "iteration",
+        "twin",
+        "load",
+        "started_ns",
+        "wall_ns",
+        "harness_wall_ns",
+        "harness_cpu_ns",
+        "rpcs",
+        "execs",
+    ),
     *(f"cpu_{field.name}_ns" for field in dataclasses.fields(Cpu)),
     *(f"memory_{field.name}" for field in dataclasses.fields(Memory)),
 )
@@ -38,6 +49,17 @@ def frame(runs: Sequence[RunData]) -> pandas.DataFrame:
     for name in NUMBERS:
         table[name] = pandas.array([None if pandas.isna(value) else int(value) for value in table[name]], dtype="Int64")
     return table
+
+
+def measured(table: pandas.DataFrame) -> pandas.DataFrame:
+    """Of a `frame` the measured samples that went well: floats, with sums over the groups, and over kinds of memory."""
+    good = (table["phase"] == Phase.MEASURE.value) & (table["outcome"] == Outcome.PASS.value)
+    samples = table[good].astype(dict.fromkeys(NUMBERS, "float64"))
+    # Without the engine's share a sum would only look like a cost.
+    parts = samples[["cpu_engine_ns", "cpu_client_ns", "cpu_pods_ns"]]
+    samples["cpu_ns"] = parts.sum(axis=1).where(samples["cpu_engine_ns"].notna())
+    samples["memory_pss"] = samples["memory_pss_anon"] + samples["memory_file_alone"]
+    return samples
 
 
 def _flat(record: Record) -> dict[str, object]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from harness.model.record import Outcome
-from harness.report.matrix import MARKS, MEANINGS, NO_MARK, Cell, Finding, Matrix, Row
+from harness.report.matrix import MARKS, MEANINGS, NO_MARK, Cell, Finding, Head, Matrix, Row
 from harness.report.sentences import (
     describe_absent,
     describe_counts,
@@ -75,16 +75,21 @@ def _lines(matrix: Matrix) -> Iterator[str]:
         yield ""
         yield from (f"- {plain(line)}" for line in figures)
         yield ""
+    yield from describe_machines(matrix.runs, describe_notes(matrix))
+
+
+def describe_machines(heads: Sequence[Head], notes: Sequence[str]) -> Iterator[str]:
+    """What is known of the machines and versions, folded away."""
     yield "<details><summary>Machine, versions, notes</summary>"
     yield ""
-    for head in matrix.runs:
+    for head in heads:
         if head.label:
             yield f"**{plain(head.label)}**"
             yield ""
         pairs = [*facts(head.run.machine), *((name, clean(version)) for name, version in head.run.versions.items())]
         yield from (f"- {plain(name)}: {plain(value)}" for name, value in pairs)
         yield ""
-    yield from (f"- {plain(note)}" for note in describe_notes(matrix))
+    yield from (f"- {plain(note)}" for note in notes)
     yield ""
     yield "</details>"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from harness.model.record import Outcome
 from harness.report.figures import REFERENCE
 from harness.report.matrix import MARKS, MEANINGS, NO_MARK, Head, Matrix
-from harness.report.words import megabytes, name, number, steps
+from harness.report.words import megabytes, name, number, signed, steps
 
 
 def describe_run(head: Head, several: bool = False) -> list[str]:
@@ -77,9 +77,9 @@ def describe_figures(matrix: Matrix) -> list[str]:
             f"(medians of {matrix.overhead.samples} steps)."
         )
     for tax in matrix.taxes:
-        cpu = f" and {_signed(tax.cpu_ms)} ms of CPU" if tax.cpu_ms is not None else ""
+        cpu = f" and {signed(tax.cpu_ms)} ms of CPU" if tax.cpu_ms is not None else ""
         lines.append(
-            f"Client tax: {tax.name} takes {_signed(tax.wall_ms)} ms of wall time{cpu} a step against {tax.base} "
+            f"Client tax: {tax.name} takes {signed(tax.wall_ms)} ms of wall time{cpu} a step against {tax.base} "
             f"(medians over {tax.steps} steps)."
         )
     for pod in matrix.pods:
@@ -108,10 +108,6 @@ def describe_notes(matrix: Matrix) -> list[str]:
         f"{note} ({', '.join(subjects)})" if subjects and not measured <= set(subjects) else note
         for note, subjects in about.items()
     ]
-
-
-def _signed(value: float) -> str:
-    return f"{'+' if value >= 0 else '-'}{number(abs(value))}"
 
 
 def _ratio(value: float | None) -> str:

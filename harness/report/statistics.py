@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from harness.model.container import Network
-from harness.model.record import Outcome, Phase, Record
+from harness.model.record import Outcome, Record
 from harness.report.figures import find_overhead, find_pods, find_taxes
 from harness.report.findings import find_findings
-from harness.report.load import NUMBERS, frame
+from harness.report.load import frame, measured
 from harness.report.matrix import AREAS, COLUMNS, OTHER, TITLES, Cell, Cost, Head, Held, Matrix, Row
 from harness.report.words import clean, name
 from harness.store import RunData
@@ -37,7 +37,7 @@ def worst(outcomes: Sequence[Outcome]) -> Outcome:
 
 def find_matrix(runs: Sequence[RunData]) -> Matrix:
     """All of a report on `runs`."""
-    heads = _heads(runs)
+    heads = find_heads(runs)
     samples = _samples(frame(runs))
     costs, held = _costs(samples), _held(samples)
     rows = [
@@ -57,7 +57,7 @@ def find_matrix(runs: Sequence[RunData]) -> Matrix:
     )
 
 
-def _heads(runs: Sequence[RunData]) -> tuple[Head, ...]:
+def find_heads(runs: Sequence[RunData]) -> tuple[Head, ...]:
     labels = [""] * len(runs)
     if len(runs) > 1:
         machines = [str(data.run.machine.get("distribution") or "unknown machine") for data in runs]
@@ -83,18 +83,8 @@ def _subjects(data: RunData) -> list[str]:
 
 
 def _samples(records: pandas.DataFrame) -> pandas.DataFrame:
-    """The records that are measured samples of steps that went well, with sums over the groups, and over kinds of memory."""
-    measured = records[
-        (records["phase"] == Phase.MEASURE.value)
-        & (records["outcome"] == Outcome.PASS.value)
-        & records["wall_ns"].notna()
-    ].copy()
-    measured = measured.astype(dict.fromkeys(NUMBERS, "float64"))
-    # Without the engine's share a sum would only look like a cost.
-    parts = measured[["cpu_engine_ns", "cpu_client_ns", "cpu_pods_ns"]]
-    measured["cpu_ns"] = parts.sum(axis=1).where(measured["cpu_engine_ns"].notna())
-    measured["memory_pss"] = measured["memory_pss_anon"] + measured["memory_file_alone"]
-    return measured
+    samples = measured(records)
+    return samples[samples["wall_ns"].notna()]
 
 
 def _row(index: int, machine: str, subject: str, data: RunData, costs: Costs, held: Mapping[Key, Held]) -> Row:

@@ -41,6 +41,11 @@ def number(value: float | None) -> str:
     return f"{value:.1f}" if value < 9.95 else f"{value:.0f}"
 
 
+def signed(value: float) -> str:
+    """A difference, with its sign."""
+    return f"{'+' if value >= 0 else '-'}{number(abs(value))}"
+
+
 def megabytes(value: float | None) -> str:
     """Bytes as megabytes of 1 000 000."""
     return number(None if value is None else value / 1e6)

@@ -38,7 +38,7 @@ class Recorder(Protocol):
 @dataclass(slots=True)
 class Stepper:
     """Performs the steps of one subject. `suite`, `test`, `block`, `iteration` and `network` go into its records and
-    are set by whoever leads the voyage.
+    are set by whoever leads the voyage; `scenario`, `twin` and `load` by a bench.
     """
 
     subject: Subject
@@ -54,11 +54,14 @@ class Stepper:
     phase: Phase = Phase.MEASURE
     resident: bool = True
     """whether the engine stays between calls; a runtime that ends with its command holds no memory to speak of"""
+    weighs: bool = True
+    """whether each step ends with weighing the engine's processes one by one, which takes long where they are many"""
+    scenario: str = ""
+    twin: int | None = None
+    load: int | None = None
     failures: list[str] = field(default_factory=list)
 
-    def perform(
-        self, operation: Operation, call: Callable[[], T], postcondition: Callable[[T], str] = lambda _: ""
-    ) -> T:
+    def perform(self, operation: str, call: Callable[[], T], postcondition: Callable[[T], str] = lambda _: "") -> T:
         """Make `call`, then ask `postcondition` what is wrong with its outcome ("" for nothing), and record both.
 
         The clock stops as soon as the call returns. The CPU account stays open a little longer, until the engine's
@@ -83,7 +86,9 @@ class Stepper:
         closed_ns, closed_cpu_ns = self.clock.monotonic_ns(), self.clock.thread_cpu_ns()
         after = self._settled(after)
         rpcs, execs = tally.rpcs - rpcs, tally.execs - execs
-        memory = self.meter.memory(detail=self.resident, alone=self.resident and operation is Operation.START)
+        memory = self.meter.memory(
+            detail=self.resident and self.weighs, alone=self.resident and self.weighs and operation is Operation.START
+        )
         if not self.resident:
             memory = Memory(pods=memory.pods)
         wrong = postcondition(result)
@@ -104,7 +109,18 @@ class Stepper:
         )
         return result
 
-    def not_offered(self, operation: Operation, why: str) -> None:
+    def weigh(self, operation: str, daemon: int = 0) -> Memory:
+        """Record what the engine holds now, all that can be had of it. `daemon`: its main process, told from the others."""
+        memory = self.meter.memory(detail=True, alone=True, daemon=daemon)
+        self._note(operation, Outcome.PASS, "", self.clock.monotonic_ns(), memory=memory)
+        return memory
+
+    def fault(self, operation: str, error: BaseException) -> None:
+        """Record that something went wrong around the steps."""
+        outcome = Outcome.FAIL if isinstance(error, FINDINGS) else Outcome.ERROR
+        self._note(operation, outcome, f"{type(error).__name__}: {error}", None)
+
+    def not_offered(self, operation: str, why: str) -> None:
         """Record that the subject has no such step."""
         self._note(operation, Outcome.NA, why, None)
 
@@ -118,7 +134,7 @@ class Stepper:
 
     def _note(
         self,
-        operation: Operation,
+        operation: str,
         outcome: Outcome,
         reason: str,
         started_ns: int | None,
@@ -140,14 +156,17 @@ class Stepper:
                 handler=subject.handler,
                 suite=self.suite,
                 test=self.test,
-                operation=operation.value,
+                operation=str(operation),
                 outcome=outcome,
                 phase=self.phase,
-                via=self.client.via(operation),
+                via=self.client.via(operation) if isinstance(operation, Operation) else "",
                 reason=reason,
                 block=self.block,
                 iteration=self.iteration,
                 network=self.network,
+                scenario=self.scenario,
+                twin=self.twin,
+                load=self.load,
                 started_ns=started_ns,
                 wall_ns=wall_ns,
                 harness_wall_ns=harness_wall_ns,

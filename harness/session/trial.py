@@ -38,6 +38,9 @@ SLEEPER = ("/bin/sh", "-c", "trap 'echo bye; exit 0' TERM; echo ready; sleep 360
 STUBBORN = ("/bin/sh", "-c", "trap '' TERM; echo ready; sleep 3600 & while :; do wait; done")
 """Hears SIGTERM and stays."""
 
+_SERIAL = itertools.count(1)
+"""One for all trials of a process: two may be clients of the same engine."""
+
 
 @dataclass(slots=True, repr=False)
 class Trial:
@@ -52,7 +55,6 @@ class Trial:
     steps: Stepper
     registry: str
     """``host:port`` of the registry, as this engine reaches it"""
-    _serial: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     _containers: list[str] = field(default_factory=list)
     _sandboxes: list[str] = field(default_factory=list)
     _harbour: dict[Network, str] = field(default_factory=dict)
@@ -77,8 +79,8 @@ class Trial:
         return f"{self.registry}/{name}"
 
     def name(self, stem: str) -> str:
-        """A name that no other container or sandbox of this trial has."""
-        return f"{stem}-{next(self._serial)}-{os.getpid()}"
+        """A name that no other container or sandbox of a trial has."""
+        return f"{stem}-{next(_SERIAL)}-{os.getpid()}"
 
     def sandbox(self, network: Network = Network.HOST) -> str:
         """The pod that containers of this trial share when no test asks for one of its own; "" for a subject without."""
@@ -177,10 +179,15 @@ class Trial:
         """The container's first process, as a list of one; empty where there is none."""
         return self.witness.processes(spec.name)[:1]
 
-    def discard(self, container: str, sandbox: str = "") -> None:
-        """Take a container (and a pod) down by whatever it takes; what is gone already is no error."""
+    def discard(self, container: str, sandbox: str = "", *, paused: bool = True) -> None:
+        """Take a container (and a pod) down by whatever it takes; what is gone already is no error.
+
+        `paused`: whether it may be paused; a native tool that resumes it takes longer than all the rest.
+        """
         if container:
-            for verb in (self._thaw, lambda it: self.client.stop(it, 0), self.client.remove):
+            for verb in (self._thaw if paused else None, lambda it: self.client.stop(it, 0), self.client.remove):
+                if verb is None:
+                    continue
                 with contextlib.suppress(RuntimeRefusal):
                     verb(container)
         with contextlib.suppress(RuntimeRefusal):
@@ -211,17 +218,17 @@ class Trial:
 
 @contextlib.contextmanager
 def open_trial(
-    subject: Subject, run_id: str, recorder: Recorder, blobs: Path, port: int | None = None
+    subject: Subject, run_id: str, recorder: Recorder, blobs: Path, port: int | None = None, berth: str = ""
 ) -> Iterator[Trial]:
     """Put `subject` afloat: arena, registry, engine, client, meter; everything is gone afterwards.
 
     `blobs` is the folder of the test images (`harness.image.build.write_images`); `port` that of the registry, by default
-    5000 in a network namespace of its own, and any free one beside an engine that runs already. Raises `ArenaError`, `EngineError`,
-    `MachineError`.
+    5000 in a network namespace of its own, and any free one beside an engine that runs already. `berth` tells trials of the
+    same subject apart that are afloat at the same time. Raises `ArenaError`, `EngineError`, `MachineError`.
     """
     attached = bool(subject.socket)
     with contextlib.ExitStack() as stack:
-        arena = stack.enter_context(Arena.open(run_id, subject.slug, attach=attached))
+        arena = stack.enter_context(Arena.open(run_id, f"{subject.slug}-{berth}".strip("-"), attach=attached))
         if port is None:
             port = 0 if attached else 5000
         address = str(stack.enter_context(serve(arena, blobs, port)))

@@ -121,6 +121,7 @@ class Daemon:
 
     def create(self, pod: str, image: str, script: str, name: str = "box", **facts: Any) -> str:
         security = facts.pop("security", {})
+        resources = facts.pop("resources", None)
         options = facts.pop("namespaces", api.NamespaceOption(network=_HOST, pid=_CONTAINER))
         config = api.ContainerConfig(
             metadata=api.ContainerMetadata(name=name),
@@ -128,7 +129,8 @@ class Daemon:
             command=["sh", "-c", script],
             log_path=f"{name}.log",
             linux=api.LinuxContainerConfig(
-                security_context=api.LinuxContainerSecurityContext(namespace_options=options, **security)
+                resources=resources,
+                security_context=api.LinuxContainerSecurityContext(namespace_options=options, **security),
             ),
             **facts,
         )

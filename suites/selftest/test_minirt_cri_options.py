@@ -40,6 +40,7 @@ def test_every_option_can_be_given_in_all_three_ways(tmp_path: Path) -> None:
         "state": "/a/state",
         "cni_conf_dir": "/a/net.d",
         "cni_bin_dir": "/a/bin:/b/bin",
+        "cdi_dirs": "/a/cdi:/b/cdi",
         "hosts_dir": "/a/hosts",
         "registry_config": "/a/config.json",
         "pause_image": "registry/pause:1",

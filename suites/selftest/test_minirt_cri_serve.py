@@ -311,7 +311,7 @@ def test_what_is_not_there(daemon: Daemon) -> None:
     assert code(error) == grpc.StatusCode.UNAVAILABLE
     with pytest.raises(grpc.RpcError) as error:
         daemon.runtime.CheckpointContainer(api.CheckpointContainerRequest(container_id="nothing"))
-    assert code(error) == grpc.StatusCode.UNIMPLEMENTED
+    assert code(error) == grpc.StatusCode.NOT_FOUND
 
 
 def test_an_image_that_is_not_there(daemon: Daemon, pod: str) -> None:

@@ -31,10 +31,10 @@ NODE, CONTAINER, TARGET = api.NamespaceMode.NODE, api.NamespaceMode.CONTAINER, a
 
 
 def make(
-    config: Any = None, image: Any = None, pod: Any = None, host: HostFacts = HOST, **facts: Any
+    config: Any = None, image: Any = None, pod: Any = None, host: HostFacts = HOST, user: Any = None, **facts: Any
 ) -> dict[str, Any]:
     pod = pod or api.PodSandboxConfig()
-    where = PodFacts(pod, "name", "/pods/p", "/state/p/ns", "/state/p/shm")
+    where = PodFacts(pod, "name", "/pods/p", "/state/p/ns", "/state/p/shm", user)
     config = config or api.ContainerConfig(command=["x"])
     places: dict[str, Any] = {
         "volumes": {},
@@ -114,9 +114,9 @@ def test_privileged() -> None:
 
 
 def test_namespaces() -> None:
-    def found(pod_network: int = 0, **options: Any) -> dict[str, str]:
+    def found(of_pod: Any = None, **options: Any) -> dict[str, str]:
         pod = api.PodSandboxConfig()
-        pod.linux.security_context.namespace_options.network = pod_network  # type: ignore[assignment]
+        pod.linux.security_context.namespace_options.MergeFrom(of_pod or api.NamespaceOption())
         config = secured(namespace_options=api.NamespaceOption(**options))
         rows = make(config, pod=pod, target_pid=42)["linux"]["namespaces"]
         return {row["type"]: row.get("path", "") for row in rows}
@@ -125,8 +125,14 @@ def test_namespaces() -> None:
     assert found(pid=CONTAINER) == {
         "mount": "", "pid": "", "ipc": f"{ns}/ipc", "network": f"{ns}/net", "uts": f"{ns}/uts",
     }  # fmt: skip
-    assert found(NODE, pid=NODE, ipc=NODE) == {"mount": ""}
-    assert found(NODE, pid=TARGET, target_id="x") == {"mount": "", "pid": "/proc/42/ns/pid", "ipc": f"{ns}/ipc"}
+    shared = {"mount": "", "pid": f"{ns}/pid", "ipc": f"{ns}/ipc", "network": f"{ns}/net", "uts": f"{ns}/uts"}
+    assert found() == shared
+    # A container is where its pod is, whatever it says itself: so it is in containerd.
+    assert found(pid=NODE, ipc=NODE, network=NODE) == shared
+    on_host = api.NamespaceOption(network=NODE, pid=NODE, ipc=NODE)
+    assert found(on_host) == {"mount": ""}
+    assert found(on_host, pid=CONTAINER) == {"mount": "", "pid": ""}
+    assert found(on_host, pid=TARGET, target_id="x") == {"mount": "", "pid": "/proc/42/ns/pid"}
     assert any(row["type"] == "cgroup" for row in make(host=HostFacts(0, True, None))["linux"]["namespaces"])
 
 
@@ -210,10 +216,17 @@ def test_mounts_that_are_refused(facts: dict[str, Any]) -> None:
         make(api.ContainerConfig(command=["x"], mounts=[api.Mount(**facts)]))
 
 
-def test_id_mapped_mounts_are_not_there_yet() -> None:
-    mount = api.Mount(container_path="/x", host_path="/etc", uidMappings=[api.IDMapping(length=1)])
-    with pytest.raises(Unsupported):
+def test_mapped_ids() -> None:
+    rows = [api.IDMapping(container_id=0, host_id=70000, length=10)]
+    mount = api.Mount(container_path="/x", host_path="/etc", uidMappings=rows)
+    with pytest.raises(InvalidArgument, match="together"):
         make(api.ContainerConfig(command=["x"], mounts=[mount]))
+    mount.gidMappings.extend(rows)
+    spec = make(api.ContainerConfig(command=["x"], mounts=[mount]), user=((0, 70000, 10), (0, 80000, 10)))
+    found = next(row for row in spec["mounts"] if row["destination"] == "/x")
+    assert found["uidMappings"] == found["gidMappings"] == [{"containerID": 0, "hostID": 70000, "size": 10}]
+    assert spec["linux"]["gidMappings"] == [{"containerID": 0, "hostID": 80000, "size": 10}]
+    assert {"type": "user", "path": "/state/p/ns/user"} in spec["linux"]["namespaces"]
 
 
 def test_resources() -> None:
@@ -308,6 +321,14 @@ def test_seccomp(tmp_path: Path) -> None:
     ):
         with pytest.raises(InvalidArgument):
             make(secured(seccomp=wrong))
+
+
+def test_selinux_options() -> None:
+    config = secured(selinux_options=api.SELinuxOption(level="s0:c1,c2"))
+    make(config)  # means nothing here
+    with pytest.raises(Unsupported, match="selinux"):
+        make(config, host=HostFacts(0, False, None, selinux=True))
+    make(host=HostFacts(0, False, None, selinux=True))
 
 
 def test_apparmor_where_there_is_none() -> None:

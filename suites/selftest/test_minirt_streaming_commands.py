@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterator
@@ -258,6 +259,23 @@ def test_what_is_no_request_is_refused(daemon: Daemon, box: str, sent: bytes) ->
     with connection:
         connection.sendall(sent + b"\r\n\r\n")
         assert connection.recv(4096).startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_crowd_that_shows_no_token_keeps_nobody_out(daemon: Daemon, box: str) -> None:
+    """Silent ones, slow ones, and those who talk nonsense: each of a thousand is gone, soon or when others come."""
+    assert daemon.process is not None
+    tasks, url = Path(f"/proc/{daemon.process.pid}/task"), exec_url(daemon, box, "true")
+    with contextlib.ExitStack() as crowd:
+        for number in range(1000):
+            connection, _ = connect(url)
+            crowd.enter_context(connection)
+            with contextlib.suppress(ConnectionError):
+                connection.sendall((b"", b"GET /exec/", b"\xff" * 9, b"GET / HTTP/1.1\r\nx: y\r\n")[number % 4])
+            if number % 200 == 0:
+                assert exit_code(run(daemon, box, "exit 9")[2]) == 9
+        assert exit_code(run(daemon, box, "exit 9")[2]) == 9
+        assert len(list(tasks.iterdir())) < 200
+    wait_until(lambda: len(list(tasks.iterdir())) < 60, 20, "their threads to end")
 
 
 def connect_and_close(url: str) -> tuple[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import resource
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -168,3 +169,13 @@ def test_a_log_on_a_full_disk_stalls_nobody_and_goes_on(daemon: Daemon, tmp_path
         daemon.remove_pod(pod)
     finally:
         syscalls.umount2(str(small), syscalls.MNT_DETACH)
+
+
+def test_open_files_are_many_for_the_supervisor_and_as_before_for_containers(daemon: Daemon) -> None:
+    pod = daemon.pod()
+    id = daemon.run(pod, IMAGE[0], "ulimit -n; sleep 1000")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wait_until(lambda: daemon.log_lines() == [("stdout", "F", str(soft))], 20, "the container's limit")
+    assert daemon.exec(id, "sh", "-c", "ulimit -n").stdout.decode() == f"{soft}\n"
+    assert resource.prlimit(daemon.supervisor_pid(), resource.RLIMIT_NOFILE) == (hard, hard)
+    daemon.remove_pod(pod)

@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from harness.model.lifecycle import Operation
+from harness.model.lifecycle import POD_CALLS, Operation
 from harness.model.record import Cpu, Memory, Outcome, Phase, Record, Run
-from harness.report.figures import POD_CALLS
 from harness.report.matrix import COLUMNS, MARKS, MEANINGS, Matrix
 from harness.report.sentences import describe_notes
 from harness.report.statistics import find_matrix, worst

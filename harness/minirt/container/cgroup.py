@@ -326,6 +326,12 @@ def find(layout: Layout, path: str) -> Cgroup:
     return Cgroup(layout.version, {name: folder for name, folder in places.items() if os.path.isdir(folder)})
 
 
+def folders_of(layout: Layout, path: str) -> tuple[str, ...]:
+    """Where a cgroup can be: in the hierarchies of all controllers, also of those that only some containers need."""
+    hierarchies = [layout.unified] if layout.version == 2 and layout.unified else list(layout.v1.values())
+    return tuple(dict.fromkeys(_folder(hierarchy, path) for hierarchy in hierarchies))
+
+
 def _folder(hierarchy: Hierarchy, path: str) -> str:
     start = hierarchy.folder if path.startswith("/") else f"{hierarchy.folder}{hierarchy.own.rstrip('/')}"
     return f"{start}/{path.lstrip('/')}"

@@ -11,8 +11,9 @@ import os
 from harness.linux import syscalls
 from harness.minirt.container import cgroup as cgroups
 from harness.minirt.container import channel as channels
-from harness.minirt.container.files import write_file
+from harness.minirt.container.detour import clone_by_detour
 from harness.minirt.container.hooks import run_hooks
+from harness.minirt.container.idmap import write_maps
 from harness.minirt.container.operations import Stage
 from harness.minirt.container.plan import state_text
 from harness.minirt.container.program import AwaitStart
@@ -23,7 +24,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from harness.minirt.container.channel import Channel
     from harness.minirt.container.gate import Gate
     from harness.minirt.container.operations import Operation
     from harness.minirt.container.plan import Plan
@@ -49,6 +49,8 @@ class Birth(Record):
     joins: dict[str, int] = {}  # noqa: RUF012
     """descriptors of namespaces to join; "pid" is dealt with before the birth"""
     preserved_fds: int = 0
+    foyer: tuple[Operation, ...] = ()
+    """what a process in between performs before it gives birth to the child; it then joins all namespaces"""
 
 
 def launch(
@@ -75,6 +77,7 @@ def launch(
             cgroup_folder=plan.cgroup.folders.get("", "") if plan.cgroup.version == 2 else "",
             joins=joins,
             preserved_fds=plan.preserved_fds,
+            foyer=plan.foyer,
         )
         cgroups.create(plan.layout, plan.cgroup)
         try:
@@ -109,21 +112,29 @@ def give_birth(
     """Clone the child and see it through. On any error it is killed and reaped."""
     ours, theirs = channels.pair()
     cgroup_fd = own_pid_namespace = -1
+    stage = Stage(theirs, birth.joins, console, gate)
     try:
         if birth.cgroup_folder:
             cgroup_fd = os.open(birth.cgroup_folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            if "pid" in birth.joins:
+            if "pid" in birth.joins and not birth.foyer:
                 # A pid namespace is entered by the children of whoever joins it: for one clone, that is us.
                 own_pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
                 syscalls.setns(birth.joins["pid"], syscalls.CLONE_NEWPID)
             try:
-                pid, pidfd = syscalls.clone3(birth.flags, cgroup_fd=cgroup_fd)
+                if birth.foyer:
+                    pid, pidfd = clone_by_detour(lambda: _pass_foyer(birth, stage), birth.flags, cgroup_fd)
+                else:
+                    pid, pidfd = syscalls.clone3(birth.flags, cgroup_fd=cgroup_fd)
                 if pid == 0:
-                    _be_child(birth, theirs, stdio, gate, console)
+                    _be_child(birth, stage, stdio)
             finally:
                 if own_pid_namespace >= 0:
                     syscalls.setns(own_pid_namespace, syscalls.CLONE_NEWPID)
+        except ChildProcessError:
+            theirs.close()
+            ours.follow({})  # raises what it tells
+            raise StepError("clone", 0, "the process in between has ended without a word") from None
         except OSError as error:
             raise step_error("clone", error) from None
         theirs.close()
@@ -151,16 +162,29 @@ def give_birth(
                 os.close(fd)
 
 
-def _be_child(birth: Birth, channel: Channel, stdio: tuple[int, int, int], gate: Gate | None, console: int) -> None:
+def _pass_foyer(birth: Birth, stage: Stage) -> None:
+    """What the process in between does; tells what went wrong, and ends."""
+    step = "begin"
+    try:
+        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+        for operation in birth.foyer:
+            step = operation.title
+            operation.perform(stage)
+    except BaseException as error:
+        stage.channel.report(step, error)
+        os._exit(1)
+
+
+def _be_child(birth: Birth, stage: Stage, stdio: tuple[int, int, int]) -> None:
     """Never returns."""
     step = "begin"
-    stage = None
+    gate, console = stage.gate, stage.console
     try:
         # Whoever shares our namespaces shall not look into the runtime before it has become the container.
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
         os.setsid()
         os.umask(0)
-        keep = {channel.fd, console, *birth.joins.values()}
+        keep = {stage.channel.fd, console, *birth.joins.values(), *stage.trees.values()}
         if gate is not None:
             keep |= {gate.listener.fileno(), gate.folder}
         first_free = 3 + birth.preserved_fds
@@ -170,13 +194,12 @@ def _be_child(birth: Birth, channel: Channel, stdio: tuple[int, int, int], gate:
         for number in range(3):
             os.set_inheritable(number, True)
         _close_others(first_free, keep)
-        stage = Stage(channel, birth.joins, console, gate)
         for operation in birth.operations:
             step = operation.title
             operation.perform(stage)
         birth.program.execute(stage)
     except BaseException as error:
-        (channel if stage is None else stage.channel).report(step, error)
+        stage.channel.report(step, error)
     finally:
         os._exit(127)
 
@@ -193,12 +216,10 @@ def _close_others(first: int, keep: Iterable[int]) -> None:
 
 
 def _write_id_maps(pid: int, uid_maps: tuple[IdMap, ...], gid_maps: tuple[IdMap, ...]) -> None:
-    for name, maps in (("uid_map", uid_maps), ("gid_map", gid_maps)):
-        lines = [f"{item.inside} {item.outside} {item.size}\n" for item in maps]
-        try:
-            write_file(f"/proc/{pid}/{name}", "".join(lines))
-        except OSError as error:
-            raise step_error(f"write {name}", error) from None
+    try:
+        write_maps(pid, uid_maps, gid_maps)
+    except OSError as error:
+        raise step_error("map ids", error) from None
 
 
 def _run_parent_hooks(plan: Plan, pid: int) -> None:

@@ -13,6 +13,7 @@ import stat
 from harness.linux import syscalls as sys
 from harness.minirt.container import rootfs
 from harness.minirt.container.files import read_file
+from harness.minirt.container.idmap import Maps, map_ids
 from harness.minirt.container.operations import Operation, Stage
 from harness.minirt.container.options import Attributes, MountOptions
 
@@ -38,6 +39,24 @@ def clone_tree(fd: int, recursive: bool = False) -> int:
     """A detached copy of the mount (or of the file in it) behind an O_PATH descriptor."""
     flags = sys.OPEN_TREE_CLONE | sys.AT_EMPTY_PATH | (sys.AT_RECURSIVE if recursive else 0)
     return sys.open_tree(fd, "", flags)
+
+
+def open_bind(stage: Stage, source: str, options: MountOptions, maps: Maps | None) -> int:
+    """A detached mount of a file or folder of the machine, with its attributes and its mapping of ids."""
+    recursive = bool(options.flags & sys.MS_REC)
+    if options.subfolder:
+        whole = os.open(source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        folder = rootfs.find(whole, options.subfolder, os.O_PATH | os.O_DIRECTORY)
+        tree = clone_tree(folder, recursive)
+        os.close(folder)
+        os.close(whole)
+    else:
+        tree = sys.open_tree(sys.AT_FDCWD, source, sys.OPEN_TREE_CLONE | (sys.AT_RECURSIVE if recursive else 0))
+    if maps is not None:
+        map_ids(tree, stage.mapping(maps), source, recursive=options.idmap == "ridmap")
+    set_attributes(tree, options.attributes)
+    set_attributes(tree, options.recursive, recursive=True)
+    return tree
 
 
 class SetPropagation(Operation):
@@ -111,39 +130,23 @@ class Bind(Operation):
     source: str
     destination: str
     options: MountOptions
-    tree: int = -1
-    """a detached mount that the parent prepared (with mapped ids), else the child makes it"""
+    maps: Maps | None = None
+    prepared: str = ""
+    """the key of the mount in `Stage.trees`, where it has been prepared"""
 
     @property
     def title(self) -> str:
         return f"bind mount {self.source} on {self.destination}"
 
     def perform(self, stage: Stage) -> None:
-        tree = self.tree
-        if tree < 0:
-            tree = self._clone()
-        set_attributes(tree, self.options.attributes)
-        set_attributes(tree, self.options.recursive, recursive=True)
+        tree = stage.trees[self.prepared] if self.prepared else open_bind(stage, self.source, self.options, self.maps)
         target = rootfs.make_target(stage.root, self.destination, os.fstat(tree).st_mode)
         if self.options.copy_up:
-            fill(self.source, target)
+            fill(rootfs.magic(tree), target)
         sys.move_mount(tree, "", target, "", _ATTACH)
         set_propagation(tree, self.options.propagation)
         os.close(target)
         os.close(tree)
-
-    def _clone(self) -> int:
-        recursive = bool(self.options.flags & sys.MS_REC)
-        if not self.options.subfolder:
-            return sys.open_tree(
-                sys.AT_FDCWD, self.source, sys.OPEN_TREE_CLONE | (sys.AT_RECURSIVE if recursive else 0)
-            )
-        source = os.open(self.source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        folder = rootfs.find(source, self.options.subfolder, os.O_PATH | os.O_DIRECTORY)
-        tree = clone_tree(folder, recursive)
-        os.close(folder)
-        os.close(source)
-        return tree
 
 
 class MountFilesystem(Operation):

@@ -10,6 +10,7 @@ import os
 
 from harness.linux import capabilities, syscalls
 from harness.minirt.container.files import read_file, write_file
+from harness.minirt.container.idmap import Maps, open_mapping
 from harness.minirt.container.record import Record
 
 TYPE_CHECKING = False
@@ -19,9 +20,12 @@ if TYPE_CHECKING:
 
 
 class Stage:
-    """What the steps of one child share. `root`: descriptor of the root filesystem's mount, once there is one."""
+    """What the steps of one child share. `root`: descriptor of the root filesystem's mount, once there is one.
 
-    __slots__ = ("channel", "console", "env", "gate", "joins", "program", "root")
+    `trees`: detached mounts that were prepared for it, by the key that their steps know.
+    """
+
+    __slots__ = ("_mappings", "channel", "console", "env", "gate", "joins", "program", "root", "trees")
 
     def __init__(self, channel: Channel, joins: dict[str, int], console: int, gate: Gate | None) -> None:
         self.channel = channel
@@ -29,8 +33,16 @@ class Stage:
         self.console = console
         self.gate = gate
         self.root = -1
+        self.trees: dict[str, int] = {}
+        self._mappings: dict[Maps, int] = {}
         self.program = ""
         self.env: list[str] = []
+
+    def mapping(self, maps: Maps) -> int:
+        """A descriptor of what the kernel takes for that mapping of ids; made once."""
+        if maps not in self._mappings:
+            self._mappings[maps] = open_mapping(maps.uids, maps.gids)
+        return self._mappings[maps]
 
 
 class Operation(Record):

@@ -128,6 +128,21 @@ def _with(attributes: Attributes, word: str) -> Attributes:
 
 def parse_options(words: Sequence[str]) -> MountOptions:
     """Sort the words; a later one overrides an earlier one. What nobody knows goes to the filesystem."""
+    key = tuple(words)
+    found = _parsed.get(key)
+    if found is None:
+        if len(_parsed) >= _MOST_PARSED:
+            _parsed.clear()
+        found = _parsed[key] = _parse(key)
+    return found
+
+
+_parsed: dict[tuple[str, ...], MountOptions] = {}
+"""Containers are mostly mounted alike, and this is a good part of reading their config"""
+_MOST_PARSED = 64
+
+
+def _parse(words: tuple[str, ...]) -> MountOptions:
     flags, propagation, data, copy_up, idmap, subfolder = 0, [], [], False, "", ""
     own = recursive = Attributes()
     for word in words:

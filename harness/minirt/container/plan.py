@@ -11,9 +11,10 @@ import os
 from harness.linux import syscalls as sys
 from harness.linux.namespaces import FLAGS
 from harness.minirt.container import cgroup as cgroups
-from harness.minirt.container import document, mounting, operations, program, seccomp
+from harness.minirt.container import document, mounting, operations, preparing, program, seccomp
 from harness.minirt.container.cgroup import Cgroup, Layout
 from harness.minirt.container.hooks import Hook
+from harness.minirt.container.idmap import Maps
 from harness.minirt.container.options import Attributes
 from harness.minirt.container.record import Record
 from harness.minirt.container.spec import RLIMITS, Capabilities, Device, IdMap, Mount, Process, Spec
@@ -22,7 +23,7 @@ from harness.minirt.errors import SpecError, Unsupported
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from harness.minirt.container.operations import Operation
     from harness.minirt.container.resources import Resources
@@ -54,7 +55,8 @@ class Plan(Record):
     """What `launch` carries out.
 
     `setup` is performed by the child before it waits at the gate (if any), `finish` after. `clone_flags` are the namespaces
-    that are made at birth, `joins` those that exist: kind → path.
+    that are made at birth, `joins` those that exist: kind → path. `foyer`, where there is any, is performed before the birth
+    by a process in between: it is the way into a user namespace, after what only the machine's root can do.
     """
 
     id: str
@@ -74,6 +76,7 @@ class Plan(Record):
     annotations: dict[str, str]
     version: str
     terminal: bool
+    foyer: tuple[Operation, ...] = ()
     preserved_fds: int = 0
     seccomp: seccomp.Compiled | None = None
 
@@ -100,8 +103,6 @@ def make_plan(
         raise SpecError("process", "is missing")
     new = [entry.kind for entry in spec.namespaces if not entry.path]
     joins = {entry.kind: entry.path for entry in spec.namespaces if entry.path}
-    if "user" in joins and "pid" in new:
-        raise Unsupported("a new pid namespace inside an existing user namespace is not supported")
     if "time" in new and spec.namespace("time") is not None and "user" in joins:
         raise Unsupported("a new time namespace inside an existing user namespace is not supported")
     cgroup = cgroups.place_of(layout, spec.cgroups_path, id, spec.resources)
@@ -110,14 +111,17 @@ def make_plan(
     for kind in new:
         # The cgroup namespace's root is where its maker is, so it comes after the cgroup was joined; time concerns
         # only what is executed later.
-        if kind in ("cgroup", "time") or "user" in joins:
+        if kind in ("cgroup", "time"):
             late |= FLAGS[kind]
         else:
             at_birth |= FLAGS[kind]
     profile = None if spec.seccomp is None else seccomp.compile_profile(spec.seccomp, seccomp_cache)
+    detours = "user" in joins or ("user" in new and any(_maps(spec, mount) for mount in spec.mounts))
+    foyer = _foyer_steps(spec, process, cgroup, joins, new, overlay) if detours else ()
     setup = [
-        *_namespace_steps(spec, cgroup, layout, new, joins, late, new_keyring, id),
-        *_root_steps(spec, process, cgroup, layout, new, joins, pivot, bundle, id, overlay),
+        *(() if detours else _privileged_steps(process, cgroup)),
+        *_namespace_steps(spec, new, () if detours else joins, late, new_keyring, id),
+        *_root_steps(spec, process, cgroup, layout, new, joins, pivot, bundle, id, overlay, detours),
         *process_steps(process, "user" in new or "user" in joins, spec.personality),
     ]
     return Plan(
@@ -138,34 +142,69 @@ def make_plan(
         annotations=spec.annotations,
         version=spec.version,
         terminal=process.terminal,
+        foyer=tuple(foyer),
         preserved_fds=preserved_fds,
         seccomp=profile,
     )
 
 
-def _namespace_steps(
-    spec: Spec,
-    cgroup: Cgroup,
-    layout: Layout,
-    new: list[str],
-    joins: dict[str, str],
-    late: int,
-    new_keyring: bool,
-    id: str,
-) -> Iterator[Operation]:
+def _privileged_steps(process: Process, cgroup: Cgroup) -> Iterator[Operation]:
+    """What the machine's root does to itself, and its child inherits."""
     if cgroup.version == 1 and cgroup.folders:
         yield operations.JoinCgroup(cgroup.join_files())
-    process = spec.process
-    assert process is not None
     if process.oom_score_adj is not None:
         yield operations.SetOomScore(process.oom_score_adj)
     for limit in process.rlimits:
         yield operations.SetRlimit(_RLIMIT_NAMES[limit.resource], limit.resource, limit.soft, limit.hard)
-    if set(joins) - {"pid"}:
-        yield operations.JoinNamespaces(tuple(kind for kind in joins if kind != "pid"))
+
+
+def _foyer_steps(
+    spec: Spec, process: Process, cgroup: Cgroup, joins: dict[str, str], new: list[str], overlay: str
+) -> Iterator[Operation]:
+    yield from _privileged_steps(process, cgroup)
+    if "mnt" in new:
+        yield preparing.LeaveMounts()
+        if overlay:
+            yield preparing.PrepareOverlay(preparing.ROOT, spec.root, overlay, Maps(spec.uid_maps, spec.gid_maps))
+        else:
+            yield preparing.PrepareRoot(spec.root)
+        for index, mount in enumerate(spec.mounts):
+            if mount.options.bind:
+                yield preparing.PrepareBind(
+                    str(index), mount.source, mount.destination, mount.options, _maps(spec, mount)
+                )
+            elif maps := _maps_of_image(mount):
+                options = mount.options
+                yield preparing.PrepareOverlay(
+                    str(index), spec.root, options.data, maps, options.attributes, options.subfolder
+                )
+    if joins:
+        yield operations.JoinNamespaces(tuple(joins))
+    if "user" in joins:
+        yield operations.BecomeRoot()
+
+
+def _maps_of_image(mount: Mount) -> Maps | None:
+    """How the ids of an overlay without anything writable are mapped, if they are."""
+    if mount.type != "overlay" or not mount.uid_maps or not mount.options.data.startswith("lowerdir="):
+        return None
+    return Maps(mount.uid_maps, mount.gid_maps)
+
+
+def _maps(spec: Spec, mount: Mount) -> Maps | None:
+    """How the ids of a mount are mapped: as it says itself, else as the container's are, where it says ``idmap``."""
+    if mount.uid_maps:
+        return Maps(mount.uid_maps, mount.gid_maps)
+    return Maps(spec.uid_maps, spec.gid_maps) if mount.options.idmap and spec.uid_maps else None
+
+
+def _namespace_steps(
+    spec: Spec, new: list[str], joins: Iterable[str], late: int, new_keyring: bool, id: str
+) -> Iterator[Operation]:
+    if kinds := tuple(kind for kind in joins if kind != "pid"):
+        yield operations.JoinNamespaces(kinds)
     if "user" in new:
         yield operations.AwaitIdMaps()
-    if "user" in new or "user" in joins:
         yield operations.BecomeRoot()
     if late:
         yield operations.Unshare(late)
@@ -193,6 +232,7 @@ def _root_steps(
     bundle: str,
     id: str,
     overlay: str,
+    detours: bool,
 ) -> Iterator[Operation]:
     in_user_namespace = "user" in new or "user" in joins
     parent_hooks = spec.hooks.get("prestart") or spec.hooks.get("createRuntime")
@@ -204,14 +244,20 @@ def _root_steps(
     propagation = spec.rootfs_propagation
     yield mounting.SetPropagation(propagation or sys.MS_SLAVE | sys.MS_REC)
     shared = bool(propagation & sys.MS_SHARED)
-    if overlay:
+    if detours:
+        yield preparing.EnterTree()
+    elif overlay:
         yield mounting.EnterOverlay(spec.root, overlay, shared)
     else:
         yield mounting.EnterRoot(spec.root, shared)
     dev_is_bound = False
     after: list[Operation] = []
-    for mount in spec.mounts:
-        yield _mount_step(mount, cgroup, layout, new)
+    for index, mount in enumerate(spec.mounts):
+        if mount.options.bind or (detours and _maps_of_image(mount)):
+            prepared = str(index) if detours else ""
+            yield mounting.Bind(mount.source, mount.destination, mount.options, _maps(spec, mount), prepared)
+        else:
+            yield _mount_step(mount, cgroup, layout, new)
         destination = "/" + mount.destination.strip("/")
         if destination == "/dev" and mount.options.bind:
             dev_is_bound = True
@@ -239,9 +285,7 @@ def _root_steps(
 
 def _mount_step(mount: Mount, cgroup: Cgroup, layout: Layout, new: list[str]) -> Operation:
     if mount.options.idmap or mount.uid_maps:
-        raise Unsupported(f"mount {mount.destination}: mapped ids are not supported")
-    if mount.options.bind:
-        return mounting.Bind(mount.source, mount.destination, mount.options)
+        raise Unsupported(f"mount {mount.destination}: only bind mounts can have mapped ids")
     if mount.type in ("cgroup", "cgroup2"):
         return _cgroup_mount(mount, cgroup, layout, "cgroup" in new)
     return mounting.MountFilesystem(mount.type, mount.source, mount.destination, mount.options)

@@ -7,7 +7,6 @@ import os
 from sys import byteorder
 
 from harness.linux import syscalls
-from harness.minirt.container import document
 from harness.minirt.container.reader import Reader
 from harness.minirt.container.record import Record
 from harness.minirt.errors import SpecError, Unsupported
@@ -153,7 +152,7 @@ def compile_profile(content: dict[str, Any], cache: str = "") -> Compiled:
     if cache:
         from _blake2 import blake2b  # type: ignore[import-not-found,unused-ignore]
 
-        key = blake2b(f"{_FORMAT} {os.uname().release} {document.render(content)}".encode(), digest_size=16).hexdigest()
+        key = blake2b(f"{_FORMAT} {os.uname().release} {content!r}".encode(), digest_size=16).hexdigest()
         path = f"{cache}/{key}.bpf"
         if path in _known:
             return _known[path]

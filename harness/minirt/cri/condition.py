@@ -13,18 +13,19 @@ from cri_api.v1 import api_pb2 as api
 from harness import __version__
 from harness.minirt.cri import log
 from harness.minirt.cri.options import Options
-from harness.minirt.cri.pods import HANDLERS
+from harness.minirt.cri.pod_config import HANDLERS
 from harness.minirt.errors import InvalidArgument
-from harness.minirt.network.cni import Network, Networks
+from harness.minirt.network.cni import Networks
+from harness.minirt.network.configuration import Network
 
 
-def describe_runtime(options: Options, networks: Networks, problem: str, *, verbose: bool) -> Any:
+def describe_runtime(
+    options: Options, networks: Networks, problem: str, *, user_namespaces: bool, verbose: bool
+) -> Any:
     """The answer to Status. `problem`: why containers cannot be run, in words; empty where they can."""
     network, network_problem = networks.current()
-    handlers = [
-        api.RuntimeHandler(name=name, features=api.RuntimeHandlerFeatures(recursive_read_only_mounts=True))
-        for name in HANDLERS
-    ]
+    features = api.RuntimeHandlerFeatures(recursive_read_only_mounts=True, user_namespaces=user_namespaces)
+    handlers = [api.RuntimeHandler(name=name, features=features) for name in HANDLERS]
     return api.StatusResponse(
         status=api.RuntimeStatus(
             conditions=[

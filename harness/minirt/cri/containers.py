@@ -21,6 +21,8 @@ from harness.minirt.container.seccomp import compile_profile
 from harness.minirt.container.spec import parse_spec
 from harness.minirt.cri import log
 from harness.minirt.cri.host import HostFacts
+from harness.minirt.cri.pod_config import user_namespace_of
+from harness.minirt.cri.podfacts import PodFacts
 from harness.minirt.cri.pods import Pods
 from harness.minirt.cri.records import (
     CREATED,
@@ -228,13 +230,10 @@ class Containers:
         return container
 
     def _make(self, id: str, pod: Pod, config: api.ContainerConfig, image: Image) -> Container:
-        options = config.linux.security_context.namespace_options
-        target = 0
-        if options.pid == api.NamespaceMode.TARGET:
-            target = self.get(options.target_id).pid
-            if not target:
-                raise WrongState(f"container {options.target_id}, whose pid namespace is to be shared, is not running")
-        self._snapshots.prepare(id, image.chain).options  # noqa: B018  # too many layers are better refused now
+        facts = self._pods.facts(pod)
+        target_pid = self._join_namespaces(pod, config.linux.security_context.namespace_options, facts)
+        shift = (facts.user[0][1], facts.user[1][1]) if facts.user else (0, 0)
+        self._snapshots.prepare(id, image.chain, shift).options  # noqa: B018  # too many layers are better refused now
         folder = self._state / id
         (folder / "rootfs").mkdir(parents=True, mode=0o711)
         image_config = self._images.config(image)
@@ -253,13 +252,13 @@ class Containers:
             config,
             image_config,
             self._accounts_of(image),
-            self._pods.facts(pod),
+            facts,
             self._host,
             rootfs=str(folder / "rootfs"),
             cgroup=cgroup,
             volumes=volumes,
             layers=layers,
-            target_pid=target,
+            target_pid=target_pid,
         )
         # What the supervisor would refuse is refused now, and what it would have to compile is there when it looks.
         parse_spec(spec, str(folder))
@@ -283,6 +282,21 @@ class Containers:
         self._records.write(id, container.to_json())
         return container
 
+    def _join_namespaces(self, pod: Pod, options: api.NamespaceOption, facts: PodFacts) -> int:
+        """See to it that what a container wants to share is there; the process whose pid namespace it joins, or 0."""
+        if options.HasField("userns_options") and user_namespace_of(options) != facts.user:
+            raise InvalidArgument("userns_options: a container has the user namespace of its pod, not another one")
+        if options.pid == api.NamespaceMode.TARGET:
+            other = self.get(options.target_id)
+            if other.pod_id != pod.id:
+                raise InvalidArgument(f"container {other.id}, whose pid namespace is to be shared, is in another pod")
+            if not other.pid:
+                raise WrongState(f"container {other.id}, whose pid namespace is to be shared, is not running")
+            return other.pid
+        if options.pid != api.NamespaceMode.CONTAINER and not facts.is_on_host("pid"):
+            self._pods.share_pids(pod)
+        return 0
+
     def _accounts_of(self, image: Image) -> Accounts:
         accounts = self._accounts.get(image.id)
         if accounts is None:
@@ -294,7 +308,7 @@ class Containers:
         return accounts
 
     @contextlib.contextmanager
-    def _alone(self, container: Container) -> Any:
+    def alone(self, container: Container) -> Any:
         """Only one call at a time changes a container."""
         busy = self._busy.get(container.id)
         if busy is None:
@@ -306,7 +320,7 @@ class Containers:
 
     def start(self, container: Container) -> None:
         """Start it. Raises `WrongState` unless it has just been created; a failure ends it for good, with a reason."""
-        with self._alone(container):
+        with self.alone(container):
             if container.state != CREATED:
                 raise WrongState(f"container {container.id} is not in the created state")
             pod = self._pods.get(container.pod_id)
@@ -346,7 +360,7 @@ class Containers:
 
     def update(self, container: Container, asked: api.LinuxContainerResources) -> None:
         """Change its limits, at once where it runs, else for its start. Raises what the kernel says; then nothing has changed."""
-        with self._alone(container):
+        with self.alone(container):
             path = self._state / container.id / "config.json"
             spec = self.spec(container)
             if not spec:  # it ended before the machine was started anew: there is nothing to limit
@@ -378,7 +392,7 @@ class Containers:
         """Remove it, by force where it runs; nothing happens where it is gone."""
         self.stop(container, 0)
         try:
-            with self._alone(container):
+            with self.alone(container):
                 self._supervisor.call("forget", id=container.id)
                 self._discard(container.id)
                 with self._lock:

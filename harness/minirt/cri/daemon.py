@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
+import resource
 import signal
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +18,7 @@ from harness import __version__
 from harness.linux.cgroups import read_layout
 from harness.minirt.cri import log
 from harness.minirt.cri.containers import Containers
+from harness.minirt.cri.footprint import give_back
 from harness.minirt.cri.host import read_host_facts
 from harness.minirt.cri.image_service import ImageService
 from harness.minirt.cri.notify import ServiceManager
@@ -40,6 +41,13 @@ _GRACE_S = 2.0
 _ENDING = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
 
+def raise_files_limit() -> int:
+    """Have as many open files as we may: each stream takes several. The limit that was there before."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return soft
+
+
 class Daemon:
     """Everything between the socket and the supervisor."""
 
@@ -53,14 +61,26 @@ class Daemon:
         if self.images.damage:
             log.warning(self.images.damage)
         self.networks = Networks(Path(options.cni_conf_dir), options.bin_dirs)
-        self.pods = Pods(root, state, self.supervisor, self.networks, self.layout, options.cgroup_parent)
+        self.pods = Pods(root, state, self.supervisor, self.networks, options.cgroup_parent)
         self.containers = Containers(
-            root, state, self.supervisor, self.pods, self.images, self.snapshots, read_host_facts(self.layout)
+            root,
+            state,
+            self.supervisor,
+            self.pods,
+            self.images,
+            self.snapshots,
+            read_host_facts(self.layout, options.cdi_folders),
         )
         self._ran: frozenset[str] = frozenset()
         self._is_loaded = False
         self._supervision = Supervision(
-            self.supervisor, options.state, child, welcome=self._welcome, event=self._event, lost=self._lost
+            self.supervisor,
+            options.state,
+            child,
+            files=raise_files_limit(),
+            welcome=self._welcome,
+            event=self._event,
+            lost=self._lost,
         )
 
     def load(self) -> None:
@@ -82,7 +102,9 @@ class Daemon:
         self._ran = self.containers.running_ids()
 
     def _event(self, message: Mapping[str, Any]) -> None:
-        if message["event"] == "ended":
+        if message["event"] == "pod ended":
+            self.pods.ended(message["id"])
+        elif message["event"] == "ended":
             log.debug("container ended", container=message["id"], exit_code=message["exit_code"])
             self.containers.apply(message)
         elif message["problem"]:
@@ -163,8 +185,7 @@ def run(options: Options, child: int = 0) -> int:
     log.info("starting", version=__version__, cgroups=daemon.layout.mode, supervisor=options.supervisor_socket)
     daemon.load()
     with daemon.serving():
-        gc.collect()
-        gc.freeze()
+        give_back()
         print(f"minirt serves {options.listen}", flush=True)
         manager.tell("READY=1", f"STATUS=serves {options.listen}")
         log.info("ready", listen=options.listen, root=options.root, state=options.state)

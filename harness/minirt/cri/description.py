@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from cri_api.v1 import api_pb2 as api
@@ -18,19 +17,6 @@ from harness.minirt.images.store import Image, ImageStore
 
 def pod_state(pod: Pod) -> Any:
     return api.PodSandboxState.SANDBOX_READY if pod.ready else api.PodSandboxState.SANDBOX_NOTREADY
-
-
-def pod_item(pod: Pod) -> Any:
-    """A pod as a list has it."""
-    return api.PodSandbox(
-        id=pod.id,
-        metadata=pod.config.metadata,
-        state=pod_state(pod),
-        created_at=pod.created_ns,
-        labels=pod.config.labels,
-        annotations=pod.config.annotations,
-        runtime_handler=pod.handler,
-    )
 
 
 def pod_status(pod: Pod) -> Any:
@@ -53,24 +39,8 @@ def pod_status(pod: Pod) -> Any:
     return status
 
 
-def _container_state(container: Container) -> Any:
+def container_state(container: Container) -> Any:
     return container.state  # records count them as CRI does
-
-
-def container_item(container: Container) -> Any:
-    """A container as a list has it."""
-    return api.Container(
-        id=container.id,
-        pod_sandbox_id=container.pod_id,
-        metadata=container.config.metadata,
-        image=container.config.image,
-        image_ref=container.image_id,
-        image_id=container.image_id,
-        state=_container_state(container),
-        created_at=container.created_ns,
-        labels=container.config.labels,
-        annotations=container.config.annotations,
-    )
 
 
 def container_status(container: Container, image: Image | None) -> Any:
@@ -84,7 +54,7 @@ def container_status(container: Container, image: Image | None) -> Any:
     status = api.ContainerStatus(
         id=container.id,
         metadata=config.metadata,
-        state=_container_state(container),
+        state=container_state(container),
         created_at=container.created_ns,
         started_at=container.started_ns,
         finished_at=container.finished_ns,
@@ -154,11 +124,6 @@ class Descriptions:
             "runtimeSpec": self._containers.spec(container),
         }
         return {"info": json.dumps(facts)}
-
-
-def selected(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:
-    """Whether `labels` has all that a label selector asks for."""
-    return all(labels.get(key) == value for key, value in selector.items())
 
 
 def _as_dict(message: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,9 +25,11 @@ class HostFacts:
     """whether swap can be limited"""
     apparmor: bool = False
     selinux: bool = False
+    cdi_folders: tuple[str, ...] = ()
+    """where devices are described, the one that wins last"""
 
 
-def read_host_facts(layout: Layout) -> HostFacts:
+def read_host_facts(layout: Layout, cdi_folders: Sequence[str]) -> HostFacts:
     """The facts of this machine and this process's privileges."""
     effective = syscalls.capget()[0]
     score: int | None = None
@@ -43,6 +46,7 @@ def read_host_facts(layout: Layout) -> HostFacts:
         apparmor=os.path.exists("/sys/kernel/security/apparmor")
         and _says_yes("/sys/module/apparmor/parameters/enabled"),
         selinux=os.path.exists("/sys/fs/selinux/enforce"),
+        cdi_folders=tuple(cdi_folders),
     )
 
 

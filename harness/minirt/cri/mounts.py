@@ -13,10 +13,9 @@ from typing import Any
 from cri_api.v1 import api_pb2 as api
 
 from harness.linux.mounts import Mount, read_mounts
-from harness.minirt.cri.podfacts import PodFacts
-from harness.minirt.errors import InvalidArgument, Unsupported, WrongState
+from harness.minirt.cri.podfacts import PodFacts, id_map
+from harness.minirt.errors import InvalidArgument, WrongState
 
-_NODE = api.NamespaceMode.NODE
 _PRIVATE, _SLAVE, _SHARED = 0, 1, 2
 _WORDS = {_PRIVATE: "rprivate", _SLAVE: "rslave", _SHARED: "rshared"}
 
@@ -37,10 +36,10 @@ def translate_mounts(
         for row in _defaults(config)
         if row["destination"] not in asked and not ("/dev" in asked and row["destination"].startswith("/dev/"))
     ]
-    bound = [(_target(mount.container_path), _asked_mount(mount, layers)) for mount in config.mounts]
+    bound = [(_target(mount.container_path), _asked_mount(mount, pod, layers)) for mount in config.mounts]
     bound += [(target, row) for target, row in _of_pod(config, pod) if target not in asked]
     bound += [
-        (_target(target), _bind(target, source, ["rbind", "rprivate", "rw", "tmpcopyup"]))
+        (_target(target), _bind(target, source, ["rbind", "rprivate", "rw", "tmpcopyup"]) | pod.id_maps)
         for target, source in volumes.items()
         if _target(target) not in asked
     ]
@@ -82,20 +81,20 @@ def _defaults(config: api.ContainerConfig) -> list[dict[str, Any]]:
 
 def _of_pod(config: api.ContainerConfig, pod: PodFacts) -> list[tuple[str, dict[str, Any]]]:
     security = config.linux.security_context
-    shm = "/dev/shm" if security.namespace_options.ipc == _NODE else pod.shm
+    shm = "/dev/shm" if pod.is_on_host("ipc") else pod.shm
     access = "ro" if security.readonly_rootfs else "rw"
     rows = [("/dev/shm", shm, "rw")]
     rows += [(f"/etc/{name}", f"{pod.files}/{name}", access) for name in ("hostname", "hosts", "resolv.conf")]
     return [(target, _bind(target, source, ["rbind", "rprivate", word])) for target, source, word in rows]
 
 
-def _asked_mount(mount: api.Mount, layers: Layers) -> dict[str, Any]:
+def _asked_mount(mount: api.Mount, pod: PodFacts, layers: Layers) -> dict[str, Any]:
     if _target(mount.container_path) == "/":
         raise InvalidArgument("a mount has no container_path, or one that is the root")
-    if mount.uidMappings or mount.gidMappings:
-        raise Unsupported(f"mount {mount.container_path}: id-mapped mounts are not supported yet")
+    if bool(mount.uidMappings) != bool(mount.gidMappings):
+        raise InvalidArgument(f"mount {mount.container_path}: uidMappings and gidMappings have to be given together")
     if mount.HasField("image"):
-        return _image(mount, layers)
+        return _image(mount, layers) | pod.id_maps
     what = f"mount {mount.container_path}"
     if mount.image_sub_path:
         raise InvalidArgument(f"{what}: image_sub_path needs an image")
@@ -116,7 +115,11 @@ def _asked_mount(mount: api.Mount, layers: Layers) -> dict[str, Any]:
     if mount.propagation != _PRIVATE:
         _check_propagation(what, source, shared=mount.propagation == _SHARED)
     access = ["rro"] if mount.recursive_read_only else ["ro" if mount.readonly else "rw"]
-    return _bind(mount.container_path, source, ["rbind", _WORDS[mount.propagation], *access])
+    found = _bind(mount.container_path, source, ["rbind", _WORDS[mount.propagation], *access])
+    for key in ("uidMappings", "gidMappings"):
+        if rows := [id_map(row.container_id, row.host_id, row.length) for row in getattr(mount, key)]:
+            found[key] = rows
+    return found
 
 
 def _check_propagation(what: str, source: str, *, shared: bool) -> None:

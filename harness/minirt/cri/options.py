@@ -30,6 +30,9 @@ class Options:
     state: str = _option("/run/minirt", "FOLDER", "what lives no longer than the machine is up")
     cni_conf_dir: str = _option("/etc/cni/net.d", "FOLDER", "network configurations; the first by name is used")
     cni_bin_dir: str = _option("/opt/cni/bin:/usr/lib/cni", "FOLDER[:FOLDER...]", "network plugins")
+    cdi_dirs: str = _option(
+        "/etc/cdi:/var/run/cdi", "FOLDER[:FOLDER...]", "descriptions of devices (CDI); later ones win"
+    )
     hosts_dir: str = _option(
         "/etc/containerd/certs.d", "FOLDER", "registries and their mirrors: <host>/hosts.toml, as containerd has it"
     )
@@ -54,6 +57,11 @@ class Options:
     def bin_dirs(self) -> tuple[Path, ...]:
         """The folders of network plugins."""
         return tuple(Path(folder) for folder in self.cni_bin_dir.split(":") if folder)
+
+    @property
+    def cdi_folders(self) -> tuple[str, ...]:
+        """The folders of descriptions of devices."""
+        return tuple(folder for folder in self.cdi_dirs.split(":") if folder)
 
 
 def _word(option: Field[Any]) -> str:
@@ -145,6 +153,8 @@ def check(options: Options) -> Options:
             raise UsageError(f"--{name.replace('_', '-')} {text!r}: an absolute path is needed")
     if any(not folder.is_absolute() for folder in options.bin_dirs):
         raise UsageError(f"--cni-bin-dir {options.cni_bin_dir!r}: absolute paths are needed, joined by colons")
+    if any(not folder.startswith("/") for folder in options.cdi_folders):
+        raise UsageError(f"--cdi-dirs {options.cdi_dirs!r}: absolute paths are needed, joined by colons")
     if ".." in options.cgroup_parent.split("/") or not options.cgroup_parent.strip("/"):
         raise UsageError(f"--cgroup-parent {options.cgroup_parent!r}: a path below the top, without '..', is needed")
     if options.root.rstrip("/") == options.state.rstrip("/"):

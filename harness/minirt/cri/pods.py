@@ -10,29 +10,37 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from cri_api.v1 import api_pb2 as api
 
-from harness.linux.cgroups import Layout, path_of
-from harness.minirt.cri import log
+from harness.minirt.cri import log, pod_cgroup
+from harness.minirt.cri.pod_config import (
+    IdMap,
+    capabilities_of,
+    check_config,
+    default_sysctls,
+    namespaces_of,
+    render_resolv_conf,
+    user_namespace_of,
+)
 from harness.minirt.cri.podfacts import PodFacts
 from harness.minirt.cri.records import Folder, Pod, find_by_prefix
 from harness.minirt.cri.translate import SHM_BYTES
-from harness.minirt.errors import AlreadyExists, InvalidArgument, MinirtError, NotFound, Unsupported
+from harness.minirt.errors import AlreadyExists, MinirtError, NotFound, Unavailable, Unsupported
 from harness.minirt.network.cni import Attachment, Networks, PodNetwork
+from harness.minirt.supervisor import pause
 from harness.minirt.supervisor.client import Supervisor
-
-HANDLERS = ("", "minirt")
-"""runtime handlers that a pod may name: all mean the one way in which minirt runs containers"""
-_LONGEST_HOSTNAME = 64
-_FORBIDDEN = frozenset("\0\n")
 
 
 class Pods:
-    """Every pod. Safe for threads."""
+    """Every pod. Safe for threads.
+
+    On disk a pod is ``<root>/pods/<id>/``: ``pod.json`` comes last when it is made and goes first when it is removed, so a
+    folder without one is half of a pod. ``network.json`` is there from before the first plugin runs until after the last.
+    """
 
     def __init__(
         self,
@@ -40,45 +48,56 @@ class Pods:
         state: Path,
         supervisor: Supervisor,
         networks: Networks,
-        layout: Layout,
         default_cgroup_parent: str,
     ) -> None:
         self._records = Folder(root / "pods", "pod.json")
+        self._attachments = Folder(root / "pods", "network.json")
         self._state = state / "pods"
         self._state.mkdir(parents=True, exist_ok=True, mode=0o711)
         self._supervisor = supervisor
         self._networks = networks
-        self._layout = layout
         self._default_cgroup_parent = default_cgroup_parent
         self._lock = threading.RLock()
         self._pods: dict[str, Pod] = {}
         self._names: dict[tuple[str, str, str, int], str] = {}
+        self._busy: dict[str, threading.Lock] = {}
+        self._may_map_ids: bool | None = None
 
     def load(self) -> None:
         """Read what an earlier daemon left; finish what it had half removed, undo what it had half made."""
         for id, pod in self._records.read(Pod):
             if pod is None:
                 log.warning("a pod without a readable record is removed", pod=id)
-                self._undo(id)
+                self._undo(id, f"{self._default_cgroup_parent}/{id}")
                 continue
             if pod.ready and not self._holds(pod):
                 pod.ready = False
-            self._pods[id] = pod
-            self._names[_name(pod.config)] = id
+            self._put(pod)
         for id in os.listdir(self._state):
             if id not in self._pods:
-                self._undo(id)
+                self._undo(id, f"{self._default_cgroup_parent}/{id}")
 
     def sweep(self) -> None:
         """Undo what was half made or half removed while there was no supervisor."""
         with self._lock:
             known = {*self._pods, *self._names.values()}
         for id in {*os.listdir(self._state), *self._records.ids()} - known:
-            self._undo(id)
+            self._undo(id, f"{self._default_cgroup_parent}/{id}")
+        for pod in self.list():
+            if pod.ready and not self._holds(pod):
+                self.ended(pod.id)
 
     def _holds(self, pod: Pod) -> bool:
         """Whether the pod's namespaces outlived whatever happened since (a reboot empties the state folder)."""
-        return all(os.path.exists(f"{self._state}/{pod.id}/ns/{kind}") for kind in _namespaces(pod.config))
+        kinds = namespaces_of(pod.config) + (["user"] if _user(pod.config) else [])
+        folder = f"{self._state}/{pod.id}"
+        return all(os.path.exists(f"{folder}/ns/{kind}") for kind in kinds) and not pause.has_died(folder)
+
+    def _put(self, pod: Pod) -> None:
+        with self._lock:
+            self._pods[pod.id] = pod
+            self._names[_name(pod.config)] = pod.id
+            self._busy[pod.id] = threading.Lock()
 
     # -- looking -----------------------------------------------------------------------------------------------------
 
@@ -100,7 +119,8 @@ class Pods:
     def facts(self, pod: Pod) -> PodFacts:
         """What translating a container's configuration needs to know."""
         state = f"{self._state}/{pod.id}"
-        return PodFacts(pod.config, pod.hostname, str(self._records.path(pod.id)), f"{state}/ns", f"{state}/shm")
+        user = _user(pod.config)
+        return PodFacts(pod.config, pod.hostname, str(self._records.path(pod.id)), f"{state}/ns", f"{state}/shm", user)
 
     def netns(self, pod: Pod) -> str:
         """The path of the pod's network namespace; empty where it is the machine's."""
@@ -111,50 +131,67 @@ class Pods:
     def run(self, config: api.PodSandboxConfig, handler: str) -> Pod:
         """Make a pod that is ready. Raises `InvalidArgument`, `AlreadyExists` (its name is taken), `Unavailable` (no network).
 
-        Whatever fails, nothing is left behind.
+        Whatever fails, nothing is left behind; but a pod that its network does not let go of stays, not ready, so that
+        removing it can be tried again.
         """
-        _check(config, handler)
-        id = secrets.token_hex(32)
-        name = _name(config)
+        check_config(config, handler)
+        pod = self._draft(secrets.token_hex(32), config, handler)
+        id, name = pod.id, _name(config)
         with self._lock:
             if name in self._names:
-                raise AlreadyExists(f"pod {name[1]}/{name[0]} (attempt {name[3]}) exists already: {self._names[name]}")
+                raise AlreadyExists(
+                    f"pod sandbox name {name[1]}/{name[0]} (uid {name[2]!r}, attempt {name[3]}) is reserved for"
+                    f" {self._names[name]!r}"
+                )
             self._names[name] = id
         try:
-            pod = self._make(id, config, handler)
+            self._make(pod)
         except BaseException:
-            with self._lock:
-                del self._names[name]
-            self._undo(id)
+            if not self._undo(id, pod.cgroup_parent if pod.made_cgroup_parent else ""):
+                pod.ready = False
+                with contextlib.suppress(OSError):
+                    self._records.write(id, pod.to_json())
+                self._put(pod)
+            else:
+                with self._lock:
+                    del self._names[name]
             raise
-        with self._lock:
-            self._pods[id] = pod
+        self._put(pod)
         return pod
 
-    def _make(self, id: str, config: api.PodSandboxConfig, handler: str) -> Pod:
-        options = config.linux.security_context.namespace_options
+    def _draft(self, id: str, config: api.PodSandboxConfig, handler: str) -> Pod:
         pod = Pod(id, config, handler, time.time_ns())
+        if _user(config) and not self.may_map_ids():
+            raise Unsupported(
+                f"user namespaces: the file system of {self._records.path('')}, or the kernel, has no id-mapped mounts"
+            )
         pod.hostname = socket.gethostname() if pod.on_host_network else config.hostname or id[:12]
         pod.cgroup_parent = config.linux.cgroup_parent or f"{self._default_cgroup_parent}/{id}"
-        pod.made_cgroup_parent = not any(folder.exists() for folder in self._cgroup_folders(pod.cgroup_parent))
-        os.mkdir(self._records.path(id), 0o711)
-        os.mkdir(f"{self._state}/{id}", 0o711)
-        self._write_files(pod)
-        kinds = _namespaces(config)
-        sysctls = dict(config.linux.sysctls)
-        if kinds or sysctls:
+        pod.made_cgroup_parent = not any(os.path.exists(folder) for folder in pod_cgroup.folders_of(pod.cgroup_parent))
+        return pod
+
+    def _make(self, pod: Pod) -> None:
+        config, user = pod.config, _user(pod.config)
+        os.mkdir(self._records.path(pod.id), 0o711)
+        os.mkdir(f"{self._state}/{pod.id}", 0o711)
+        self._write_files(pod, (user[0][1], user[1][1]) if user else (0, 0))
+        kinds = namespaces_of(config)
+        if kinds:
             self._supervisor.call(
                 "create pod",
-                id=id,
+                id=pod.id,
                 namespaces=kinds,
                 hostname=pod.hostname,
-                sysctls=_checked_sysctls(sysctls, kinds),
-                shm_bytes=0 if options.ipc == api.NamespaceMode.NODE else SHM_BYTES,
+                default_sysctls=dict(default_sysctls(config)),
+                sysctls=dict(config.linux.sysctls),
+                shm_bytes=SHM_BYTES if "ipc" in kinds else 0,
+                user=user,
             )
+        if pod.made_cgroup_parent and (limits := pod_cgroup.limits_of(config.linux)):
+            pod_cgroup.limit(pod.cgroup_parent, limits, make=True)
         if not pod.on_host_network:
             pod.ips = self._attach(pod).ips
-        self._records.write(id, pod.to_json())
-        return pod
+        self._records.write(pod.id, pod.to_json())
 
     def _attach(self, pod: Pod) -> Attachment:
         metadata = pod.config.metadata
@@ -168,52 +205,99 @@ class Pods:
                 "K8S_POD_INFRA_CONTAINER_ID": pod.id,
                 "K8S_POD_UID": metadata.uid,
             },
-            _network_capabilities(pod.config),
+            capabilities_of(pod.config),
         )
-        attachment = self._networks.attach(request)
-        (self._records.path(pod.id) / "network.json").write_text(json.dumps(attachment.to_json()))
+        planned = self._networks.plan(request)
+        # Written before: whatever ends this process on the way, the next one knows what to undo.
+        self._attachments.write(pod.id, planned.to_json())
+        attachment = self._networks.attach(planned)
+        self._attachments.write(pod.id, attachment.to_json())
         return attachment
 
-    def _write_files(self, pod: Pod) -> None:
+    def _write_files(self, pod: Pod, owner: tuple[int, int]) -> None:
         folder = self._records.path(pod.id)
-        dns = pod.config.dns_config
-        if dns.servers or dns.searches or dns.options:
-            lines = [f"nameserver {server}" for server in dns.servers]
-            if dns.searches:
-                lines.insert(0, f"search {' '.join(dns.searches)}")
-            if dns.options:
-                lines.append(f"options {' '.join(dns.options)}")
-            resolv = "".join(f"{line}\n" for line in lines)
-        else:
-            resolv = _read_text("/etc/resolv.conf")
         for name, text in (
-            ("resolv.conf", resolv),
+            ("resolv.conf", render_resolv_conf(pod.config.dns_config, _read_text("/etc/resolv.conf"))),
             ("hosts", _read_text("/etc/hosts") or "127.0.0.1 localhost\n::1 localhost\n"),
             ("hostname", f"{pod.hostname}\n"),
         ):
             (folder / name).write_text(text)
+            if owner != (0, 0):
+                os.chown(folder / name, *owner)
+
+    def may_map_ids(self) -> bool:
+        """Whether pods can have user namespaces here: the kernel and the file system below our root have to allow it."""
+        if self._may_map_ids is None:
+            try:
+                self._may_map_ids = bool(self._supervisor.call("can map ids", path=str(self._records.path("")))["can"])
+            except Unavailable:  # it is asked again when there is a supervisor
+                return False
+        return self._may_map_ids
+
+    def share_pids(self, pod: Pod) -> None:
+        """See to it that the pod has a pid namespace that its containers share, and a process that keeps it."""
+        self._supervisor.call("hold pids", id=pod.id)
+
+    def update(self, pod: Pod, overhead: Any, resources: Any) -> None:
+        """Change what the pod as a whole may use; None for what is not to be changed. Raises `CgroupError`."""
+        with self._alone(pod):
+            linux = api.LinuxPodSandboxConfig()
+            linux.CopyFrom(pod.config.linux)
+            for name, value in (("overhead", overhead), ("resources", resources)):
+                if value is not None:
+                    getattr(linux, name).CopyFrom(value)
+            if pod.made_cgroup_parent and (limits := pod_cgroup.limits_of(linux)):
+                # Before its first container the cgroup may not be there yet.
+                exists = any(os.path.exists(folder) for folder in pod_cgroup.folders_of(pod.cgroup_parent))
+                pod_cgroup.limit(pod.cgroup_parent, limits, make=not exists)
+            pod.config.linux.CopyFrom(linux)
+            self._records.write(pod.id, pod.to_json())
+
+    @contextlib.contextmanager
+    def _alone(self, pod: Pod) -> Iterator[None]:
+        """Only one call at a time changes a pod."""
+        with self._lock:
+            busy = self._busy.setdefault(pod.id, threading.Lock())
+        with busy:
+            yield
+
+    def close(self, pod: Pod) -> bool:
+        """From now on no container is started in the pod: it is about to be stopped. Whether it was ready."""
+        with self._lock:
+            was_ready, pod.ready = pod.ready, False
+        return was_ready
+
+    def ended(self, id: str) -> None:
+        """What kept the pod's processes together has gone without having been asked to."""
+        with self._lock:
+            pod = self._pods.get(id)
+            if pod is None or not pod.ready:
+                return
+            pod.ready = False
+            self._records.note(pod.id, pod.to_json())
+        log.warning("a pod has lost its first process", pod=id)
 
     def stop(self, pod: Pod) -> None:
         """Take down network and namespaces, once its containers are stopped; nothing happens where that was done."""
-        with self._lock:
-            if not pod.ready:
+        with self._alone(pod):
+            self.close(pod)
+            if pod.id not in self._pods:
                 return
-        self._detach(pod.id)
-        self._supervisor.call("remove pod", id=pod.id)
-        with self._lock:
-            pod.ready = False
-            self._records.note(pod.id, pod.to_json())
+            self._detach(pod.id)
+            if os.path.exists(f"{self._state}/{pod.id}/ns"):
+                self._supervisor.call("remove pod", id=pod.id)
+                self._records.note(pod.id, pod.to_json())
 
     def remove(self, pod: Pod) -> None:
         """Forget a pod that is stopped and has no containers any more."""
-        self._discard(pod.id)
-        with self._lock:
-            self._pods.pop(pod.id, None)
-            self._names.pop(_name(pod.config), None)
-        if pod.made_cgroup_parent:
-            for folder in self._cgroup_folders(pod.cgroup_parent):
-                with contextlib.suppress(OSError):
-                    folder.rmdir()
+        with self._alone(pod):
+            self._discard(pod.id)
+            with self._lock:
+                self._pods.pop(pod.id, None)
+                self._names.pop(_name(pod.config), None)
+                self._busy.pop(pod.id, None)
+            if pod.made_cgroup_parent:
+                pod_cgroup.remove(pod.cgroup_parent)
 
     def _discard(self, id: str) -> None:
         self._records.remove(id)
@@ -236,11 +320,8 @@ class Pods:
         for id in os.listdir(self._state):
             self._discard(id)
 
-    def _cgroup_folders(self, cgroup: str) -> Iterable[Path]:
-        return dict.fromkeys(path_of(self._layout, name, cgroup) for name in self._layout.controllers or ("",))
-
     def _detach(self, id: str) -> None:
-        path = self._records.path(id) / "network.json"
+        path = self._attachments.path(id) / "network.json"
         try:
             attachment = Attachment.from_json(json.loads(path.read_bytes()))
         except FileNotFoundError:
@@ -251,13 +332,18 @@ class Pods:
         self._networks.detach(attachment)
         path.unlink()
 
-    def _undo(self, id: str) -> None:
+    def _undo(self, id: str, cgroup: str) -> bool:
+        """Take away whatever there is of a pod; False where its network does not let it go: then what is needed to try again stays."""
         try:
             self._detach(id)
             self._supervisor.call("remove pod", id=id)
         except (MinirtError, OSError) as error:
             log.warning("a pod could not be undone", pod=id, error=error)
+            return False
         self._discard(id)
+        if cgroup:
+            pod_cgroup.remove(cgroup)
+        return True
 
 
 def _name(config: api.PodSandboxConfig) -> tuple[str, str, str, int]:
@@ -265,73 +351,8 @@ def _name(config: api.PodSandboxConfig) -> tuple[str, str, str, int]:
     return metadata.name, metadata.namespace, metadata.uid, metadata.attempt
 
 
-def _namespaces(config: api.PodSandboxConfig) -> list[str]:
-    options = config.linux.security_context.namespace_options
-    kinds = [] if options.network == api.NamespaceMode.NODE else ["net", "uts"]
-    return kinds if options.ipc == api.NamespaceMode.NODE else [*kinds, "ipc"]
-
-
-def _check(config: api.PodSandboxConfig, handler: str) -> None:
-    if handler not in HANDLERS:
-        raise InvalidArgument(f"there is no runtime handler {handler!r}; known are {', '.join(map(repr, HANDLERS))}")
-    metadata = config.metadata
-    if not metadata.name:
-        raise InvalidArgument("a pod needs a name in its metadata")
-    for what, text in (
-        ("name", metadata.name),
-        ("namespace", metadata.namespace),
-        ("uid", metadata.uid),
-        ("hostname", config.hostname),
-        ("log_directory", config.log_directory),
-        ("cgroup_parent", config.linux.cgroup_parent),
-    ):
-        if _FORBIDDEN.intersection(text):
-            raise InvalidArgument(f"the pod's {what} holds a character that it must not: {text!r}")
-    if len(config.hostname) > _LONGEST_HOSTNAME:
-        raise InvalidArgument(f"the pod's hostname is longer than {_LONGEST_HOSTNAME} characters")
-    parent = config.linux.cgroup_parent
-    if parent and (not parent.startswith("/") or ".." in parent.split("/")):
-        raise InvalidArgument(f"cgroup_parent {parent!r} is not an absolute path (the cgroup driver is cgroupfs)")
-    for text in (*config.dns_config.servers, *config.dns_config.searches, *config.dns_config.options):
-        if _FORBIDDEN.intersection(text):
-            raise InvalidArgument(f"the pod's dns_config holds a character that it must not: {text!r}")
-    options = config.linux.security_context.namespace_options
-    if len(options.userns_options.uids) and options.userns_options.mode == api.NamespaceMode.POD:
-        raise Unsupported("user namespaces are not supported yet")
-
-
-def _checked_sysctls(sysctls: Mapping[str, str], kinds: Iterable[str]) -> dict[str, str]:
-    """Only what belongs to a namespace of the pod's own may be set: anything else would change the machine."""
-    for name in sysctls:
-        dotted = name.replace("/", ".")
-        net, ipc = (
-            dotted.startswith("net."),
-            dotted.startswith(("kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue.")),
-        )
-        if ".." in dotted or not ((net and "net" in kinds) or (ipc and "ipc" in kinds)):
-            raise InvalidArgument(f"sysctl {name!r} does not belong to a namespace of the pod's own")
-    return dict(sysctls)
-
-
-def _network_capabilities(config: api.PodSandboxConfig) -> dict[str, Any]:
-    """``runtimeConfig`` of CNI: host ports, bandwidth (from the annotations that kubelet passes on), DNS."""
-    found: dict[str, Any] = {}
-    ports = [
-        {
-            "hostPort": row.host_port,
-            "containerPort": row.container_port,
-            "protocol": api.Protocol.Name(row.protocol).lower(),
-            "hostIP": row.host_ip,
-        }
-        for row in config.port_mappings
-        if row.host_port > 0
-    ]
-    if ports:
-        found["portMappings"] = ports
-    dns = config.dns_config
-    if dns.servers or dns.searches or dns.options:
-        found["dns"] = {"servers": list(dns.servers), "searches": list(dns.searches), "options": list(dns.options)}
-    return found
+def _user(config: api.PodSandboxConfig) -> tuple[IdMap, IdMap] | None:
+    return user_namespace_of(config.linux.security_context.namespace_options)
 
 
 def _read_text(path: str) -> str:

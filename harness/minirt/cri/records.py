@@ -43,6 +43,8 @@ class Pod:
     cgroup_parent: str = ""
     made_cgroup_parent: bool = False
     """whether the parent was not there before, and so should not be there after"""
+    listed: tuple[object, bytes] = field(default=(None, b""), init=False, repr=False, compare=False)
+    """its entry in a list, and the state of which that tells (`harness.minirt.cri.lists`); not kept on disk"""
 
     @property
     def on_host_network(self) -> bool:
@@ -95,6 +97,8 @@ class Container:
     """how many of `chain` its root is stacked from; the others are of images that are mounted in it"""
     resources: dict[str, Any] = field(default_factory=dict)
     """limits as they are now: ``linux.resources`` of the runtime specification, and ``oom_score``"""
+    listed: tuple[object, bytes] = field(default=(None, b""), init=False, repr=False, compare=False)
+    """its entry in a list, and the state of which that tells (`harness.minirt.cri.lists`); not kept on disk"""
 
     @property
     def root_chain(self) -> tuple[str, ...]:

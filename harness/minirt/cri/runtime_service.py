@@ -14,9 +14,10 @@ from harness import __version__
 from harness.linux.cgroups import Layout
 from harness.minirt.cri.condition import check_pod_cidr, describe_runtime
 from harness.minirt.cri.containers import Containers
-from harness.minirt.cri.description import Descriptions, container_item, pod_item, pod_state, pod_status, selected
+from harness.minirt.cri.description import Descriptions, pod_status
 from harness.minirt.cri.events import Events
 from harness.minirt.cri.execution import run_to_end
+from harness.minirt.cri.lists import list_containers, list_pods, selected
 from harness.minirt.cri.options import Options
 from harness.minirt.cri.pods import Pods
 from harness.minirt.cri.records import Container, Pod
@@ -93,7 +94,14 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer):  # type: ignore[misc,
 
     @answered
     def Status(self, request: Any, context: Any) -> Any:
-        return describe_runtime(self._options, self._networks, self._runtime_problem(), verbose=request.verbose)
+        problem = self._runtime_problem()
+        return describe_runtime(
+            self._options,
+            self._networks,
+            problem,
+            user_namespaces=not problem and self._pods.may_map_ids(),
+            verbose=request.verbose,
+        )
 
     @answered
     def RuntimeConfig(self, request: Any, context: Any) -> Any:
@@ -130,9 +138,9 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer):  # type: ignore[misc,
         return api.StopPodSandboxResponse()
 
     def _stop_pod(self, pod: Pod) -> None:
+        was_ready = self._pods.close(pod)
         for container in self._containers.list(pod.id):
             self._containers.stop(container, 0)
-        was_ready = pod.ready
         self._pods.stop(pod)
         if was_ready:
             self._events.pod("stopped", pod)
@@ -149,6 +157,15 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer):  # type: ignore[misc,
         return api.RemovePodSandboxResponse()
 
     @answered
+    def UpdatePodSandboxResources(self, request: Any, context: Any) -> Any:
+        self._pods.update(
+            self._pods.get(request.pod_sandbox_id),
+            request.overhead if request.HasField("overhead") else None,
+            request.resources if request.HasField("resources") else None,
+        )
+        return api.UpdatePodSandboxResourcesResponse()
+
+    @answered
     def PodSandboxStatus(self, request: Any, context: Any) -> Any:
         pod = self._pods.get(request.pod_sandbox_id)
         return api.PodSandboxStatusResponse(
@@ -160,15 +177,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer):  # type: ignore[misc,
 
     @answered
     def ListPodSandbox(self, request: Any, context: Any) -> Any:
-        wanted = request.filter
-        items = [
-            pod_item(pod)
-            for pod in self._pods.list()
-            if pod.id.startswith(wanted.id)
-            and (not wanted.HasField("state") or wanted.state.state == pod_state(pod))
-            and selected(wanted.label_selector, pod.config.labels)
-        ]
-        return api.ListPodSandboxResponse(items=items)
+        return list_pods(self._pods.list(), request.filter)
 
     @answered
     def PodSandboxStats(self, request: Any, context: Any) -> Any:
@@ -218,16 +227,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer):  # type: ignore[misc,
 
     @answered
     def ListContainers(self, request: Any, context: Any) -> Any:
-        wanted = request.filter
-        rows = [
-            container_item(container)
-            for container in self._containers.list()
-            if container.id.startswith(wanted.id)
-            and (not wanted.HasField("state") or wanted.state.state == container.state)
-            and container.pod_id.startswith(wanted.pod_sandbox_id)
-            and selected(wanted.label_selector, container.config.labels)
-        ]
-        return api.ListContainersResponse(containers=rows)
+        return list_containers(self._containers.list(), request.filter)
 
     @answered
     def ContainerStatus(self, request: Any, context: Any) -> Any:
@@ -262,6 +262,24 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer):  # type: ignore[misc,
     @answered
     def PortForward(self, request: Any, context: Any) -> Any:
         return api.PortForwardResponse(url=self._streams.port_forward(request))
+
+    @answered
+    def CheckpointContainer(self, request: Any, context: Any) -> Any:
+        from harness.minirt.cri import checkpoint
+
+        container = self._containers.get(request.container_id)
+        checkpoint.check_location(request.location)
+        with self._containers.alone(container):
+            image = self._images.find(container.image_id)
+            checkpoint.checkpoint(
+                container,
+                self._containers.spec(container),
+                self._containers.upper(container).parent,
+                image.tags[0] if image is not None and image.tags else container.config.image.image,
+                request.location,
+                request.timeout if request.timeout > 0 else checkpoint.DEFAULT_TIMEOUT_S,
+            )
+        return api.CheckpointContainerResponse()
 
     @answered
     def ReopenContainerLog(self, request: Any, context: Any) -> Any:

@@ -91,6 +91,16 @@ def translate_apparmor(security: api.LinuxContainerSecurityContext, host: HostFa
     return usable
 
 
+def check_selinux(security: api.LinuxContainerSecurityContext, host: HostFacts) -> None:
+    """Refuse SELinux options where the kernel would know them; where it has no SELinux they mean nothing, as in containerd.
+
+    Raises `Unsupported`: minirt labels neither images nor what pods share, without which a label locks a container out.
+    """
+    options = security.selinux_options
+    if host.selinux and (options.user or options.role or options.type or options.level):
+        raise Unsupported("selinux_options are not supported: minirt's containers have the label of the daemon")
+
+
 def _profile(field: str, profile: api.SecurityProfile | None, old: str) -> tuple[str, str] | None:
     """What kind of profile is asked for, and its name if it is one of the host's; None where nothing is said."""
     if profile is not None:

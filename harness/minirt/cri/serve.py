@@ -51,6 +51,9 @@ def main(argv: Sequence[str]) -> int:
             supervised = _supervise(options, fork)
             # What grpc says by itself has a form of its own; the log has one form.
             os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+            from harness.minirt.cri.footprint import import_grpc
+
+            import_grpc()
             from harness.minirt.cri.daemon import run
 
             return run(options, fork.pid if supervised else 0)

@@ -7,7 +7,6 @@ import os
 import shutil
 from pathlib import Path
 
-from harness.linux.cgroups import read_layout as read_linux_layout
 from harness.minirt.container import cgroup as cgroups
 from harness.minirt.container.resources import Resources
 from harness.minirt.cri.containers import end_cgroup
@@ -17,6 +16,7 @@ from harness.minirt.cri.pods import Pods
 from harness.minirt.cri.records import Container, Folder
 from harness.minirt.errors import TimedOut, Unavailable
 from harness.minirt.network.cni import Networks
+from harness.minirt.supervisor import pause
 from harness.minirt.supervisor import pod as namespaces
 from harness.minirt.supervisor.client import Supervisor
 
@@ -41,7 +41,7 @@ def shut_down(options: Options) -> str:
         with contextlib.suppress(Unavailable, TimedOut):  # a supervisor that is stuck is asked once more below
             supervisor.call("kill all")
         _end_orphans(root)
-        pods = Pods(root, state, supervisor, networks, read_linux_layout(), options.cgroup_parent)
+        pods = Pods(root, state, supervisor, networks, options.cgroup_parent)
         pods.detach_all()
         with contextlib.suppress(Unavailable):
             supervisor.call("shut down")
@@ -49,6 +49,7 @@ def shut_down(options: Options) -> str:
     finally:
         supervisor.close()
     for id in os.listdir(state / "pods"):
+        pause.kill(str(state / "pods" / id))
         namespaces.remove(str(state / "pods" / id))
     for folder in (root, state):
         shutil.rmtree(folder / "containers", ignore_errors=True)

@@ -23,6 +23,9 @@ _CODES: tuple[tuple[type[errors.MinirtError], grpc.StatusCode], ...] = (
     (errors.Denied, grpc.StatusCode.PERMISSION_DENIED),
     (errors.Unavailable, grpc.StatusCode.UNAVAILABLE),
     (errors.Exhausted, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (errors.CommandError, grpc.StatusCode.INVALID_ARGUMENT),
+    (errors.StepError, grpc.StatusCode.FAILED_PRECONDITION),
+    (errors.HookError, grpc.StatusCode.FAILED_PRECONDITION),
     (errors.StateCorrupt, grpc.StatusCode.DATA_LOSS),
     (errors.TimedOut, grpc.StatusCode.DEADLINE_EXCEEDED),
 )
@@ -34,6 +37,8 @@ _NUMBERS = {
     errno.EROFS: grpc.StatusCode.FAILED_PRECONDITION,
     errno.ENAMETOOLONG: grpc.StatusCode.INVALID_ARGUMENT,
 }
+_VALUES = (errno.EINVAL, errno.ERANGE)
+"""what the kernel says of a limit that makes no sense"""
 _OWN_FAULTS = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -51,6 +56,9 @@ def code_of(error: Exception) -> grpc.StatusCode:
     for kind, code in _CODES:
         if isinstance(error, kind):
             return code
+    if isinstance(error, errors.CgroupError):
+        refused = isinstance(error.__cause__, OSError) and error.__cause__.errno in _VALUES
+        return grpc.StatusCode.INVALID_ARGUMENT if refused else grpc.StatusCode.FAILED_PRECONDITION
     if isinstance(error, OSError):
         return _NUMBERS.get(error.errno or 0, grpc.StatusCode.UNKNOWN)
     return grpc.StatusCode.UNKNOWN

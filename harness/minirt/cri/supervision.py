@@ -34,15 +34,20 @@ class Supervision:
         state: str,
         child: int,
         *,
+        files: int,
         welcome: Callable[[Facts], None],
         event: Callable[[Mapping[str, Any]], None],
         lost: Callable[[], None],
     ) -> None:
-        """`child`: the supervisor's pid, where it is this process's child; else 0."""
+        """`child`: the supervisor's pid, where it is this process's child; else 0.
+
+        `files`: the soft limit of open files that containers have.
+        """
         self.problem = ""
         """why containers cannot be run, in words; empty where they can"""
         self._supervisor = supervisor
         self._state = state
+        self._files = files
         self._child = child
         self._welcome = welcome
         self._event = event
@@ -95,7 +100,7 @@ class Supervision:
         pause_s = _FIRST_PAUSE_S
         while not self._closed.is_set() and not self._is_there():
             self._reap()
-            self._child = _spawn(self._state)
+            self._child = _spawn(self._state, self._files)
             until = time.monotonic() + _BEGIN_S
             while time.monotonic() < until and not self._has_ended():
                 if self._is_there():
@@ -126,8 +131,8 @@ class Supervision:
             self._child = 0
 
 
-def _spawn(state: str) -> int:
+def _spawn(state: str, files: int) -> int:
     """A new supervisor from scratch: this process has threads, and is too large to be forked into one. Its pid."""
-    argv = [sys.executable, "-m", "harness.minirt", "supervise", state]
+    argv = [sys.executable, "-m", "harness.minirt", "supervise", state, str(files)]
     null = [(os.POSIX_SPAWN_OPEN, fd, "/dev/null", os.O_RDWR, 0) for fd in (0, 1)]
     return os.posix_spawn(sys.executable, argv, os.environ, file_actions=null, setsigmask=())

@@ -11,18 +11,19 @@ from typing import Any
 
 from cri_api.v1 import api_pb2 as api
 
+from harness.minirt.cri.cdi import asked_devices, inject_devices
 from harness.minirt.cri.devices import translate_devices
 from harness.minirt.cri.host import HostFacts
 from harness.minirt.cri.mounts import Layers, rootfs_propagation, translate_mounts
 from harness.minirt.cri.podfacts import PodFacts
 from harness.minirt.cri.resources import translate_resources
-from harness.minirt.cri.security import translate_apparmor, translate_capabilities, translate_seccomp
+from harness.minirt.cri.security import check_selinux, translate_apparmor, translate_capabilities, translate_seccomp
 from harness.minirt.cri.users import Accounts, Identity, resolve_user
-from harness.minirt.errors import InvalidArgument, Unsupported
+from harness.minirt.errors import InvalidArgument
 
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SHM_BYTES = 64 << 20
-_POD, _CONTAINER, _NODE, _TARGET = 0, 1, 2, 3
+_CONTAINER, _TARGET = api.NamespaceMode.CONTAINER, api.NamespaceMode.TARGET
 
 
 def translate(
@@ -59,6 +60,7 @@ def translate(
         "capabilities": capabilities,
         "noNewPrivileges": security.no_new_privs,
     }
+    check_selinux(security, host)
     if profile := translate_apparmor(security, host):
         process["apparmorProfile"] = profile
     resources = config.linux.resources
@@ -71,6 +73,7 @@ def translate(
         "namespaces": _namespaces(security.namespace_options, pod, host, target_pid, privileged=security.privileged),
         "resources": {**translate_resources(resources, host), "devices": rules},
         "devices": nodes,
+        **pod.id_maps,
     }
     if not security.privileged:
         # As they come: none is what a client sends who wants nothing masked (Kubernetes' procMount: Unmasked).
@@ -88,6 +91,7 @@ def translate(
         "annotations": dict(config.annotations),
         "linux": linux,
     }
+    inject_devices(spec, asked_devices(config), host.cdi_folders)
     return spec, identity
 
 
@@ -135,19 +139,19 @@ def _namespaces(
     options: api.NamespaceOption, pod: PodFacts, host: HostFacts, target_pid: int, *, privileged: bool
 ) -> list[dict[str, str]]:
     found: list[dict[str, str]] = [{"type": "mount"}]
-    if options.pid in (_CONTAINER, _POD):
-        # POD is also what a client that says nothing sends. Without a process to keep a namespace for the whole pod, each
-        # container gets its own: more private than was asked for, never less.
+    if options.pid == _CONTAINER:
         found.append({"type": "pid"})
     elif options.pid == _TARGET:
         found.append({"type": "pid", "path": f"/proc/{target_pid}/ns/pid"})
-    if options.ipc != _NODE:
+    elif not pod.is_on_host("pid"):
+        found.append({"type": "pid", "path": f"{pod.ns}/pid"})
+    if not pod.is_on_host("ipc"):
         found.append({"type": "ipc", "path": f"{pod.ns}/ipc"})
-    if pod.config.linux.security_context.namespace_options.network != _NODE:
+    if not pod.is_on_host("network"):
         found.append({"type": "network", "path": f"{pod.ns}/net"})
         found.append({"type": "uts", "path": f"{pod.ns}/uts"})
     if host.cgroup_v2 and not privileged:
         found.append({"type": "cgroup"})
-    if options.userns_options.mode == _POD and len(options.userns_options.uids):
-        raise Unsupported("user namespaces are not supported yet")
+    if pod.user is not None:
+        found.append({"type": "user", "path": f"{pod.ns}/user"})
     return found

@@ -211,8 +211,8 @@ class Snapshots:
         folder = self._containers / container_id
         return Overlay(self.layers(chain), str(folder / "upper"), str(folder / "work"))
 
-    def prepare(self, container_id: str, chain: Sequence[str]) -> Overlay:
-        """A writable layer for a container, on top of an image."""
+    def prepare(self, container_id: str, chain: Sequence[str], shift: tuple[int, int] = (0, 0)) -> Overlay:
+        """A writable layer for a container, on top of an image. `shift`: what is added to ids in its user namespace."""
         overlay = self.overlay(container_id, chain)
         for chain_id in chain:
             if not self.has(chain_id):
@@ -223,7 +223,7 @@ class Snapshots:
             # The root of an overlay looks like its topmost layer's, which is what a file system shows at "/".
             top = os.stat(overlay.lower[0])
             os.chmod(overlay.upper, top.st_mode & 0o7777)
-            os.chown(overlay.upper, top.st_uid, top.st_gid)
+            os.chown(overlay.upper, top.st_uid + shift[0], top.st_gid + shift[1])
         return overlay
 
     def detach(self, used: Iterable[str]) -> list[Path]:

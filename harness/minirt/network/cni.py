@@ -1,40 +1,21 @@
-"""CNI: find the network's configuration, run its plugins in order, remember what they said (CNI specification 1.0.0)."""
+"""CNI: which configuration new pods get, and running its plugins in order for each (CNI specification, sections 2 and 4)."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import subprocess
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.minirt.errors import MinirtError, Unavailable
+from harness.minirt.errors import Unavailable
+from harness.minirt.network.configuration import Network, parse_network
+from harness.minirt.network.plugin import NetworkError, run_plugin
 
 INTERFACE = "eth0"
 _SUFFIXES = (".conflist", ".conf", ".json")
-_PLUGIN_TIMEOUT_S = 120.0
-
-
-class NetworkError(MinirtError):
-    """A plugin failed. `plugin` is its type, the text what it said."""
-
-    def __init__(self, plugin: str, text: str) -> None:
-        super().__init__(f"network plugin {plugin!r}: {text}")
-        self.plugin = plugin
-
-
-@dataclass(frozen=True, slots=True)
-class Network:
-    """One network configuration list. `source` is its text, as it goes to the plugins and into the cache."""
-
-    name: str
-    version: str
-    plugins: tuple[Mapping[str, Any], ...]
-    path: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +30,7 @@ class PodNetwork:
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """A pod that was attached: what DEL has to be told, and the addresses it got."""
+    """A pod that was attached, or is being so (`result` is empty then): what DEL has to be told, and the addresses it got."""
 
     network: Network
     pod: PodNetwork
@@ -58,7 +39,9 @@ class Attachment:
     @property
     def ips(self) -> tuple[str, ...]:
         """The pod's addresses, IPv4 first, without their prefix lengths."""
-        found = [str(row["address"]).partition("/")[0] for row in self.result.get("ips", []) if "address" in row]
+        rows = [row.get("address", "") for row in self.result.get("ips", [])]
+        rows += [self.result.get(key, {}).get("ip", "") for key in ("ip4", "ip6")]  # as results were before 0.3.0
+        found = [str(row).partition("/")[0] for row in rows if row]
         return tuple(sorted(dict.fromkeys(found), key=lambda address: ":" in address))
 
     def to_json(self) -> dict[str, Any]:
@@ -89,20 +72,6 @@ class Attachment:
         )
 
 
-def parse_network(text: str, path: str) -> Network:
-    """A ``.conflist``, or a ``.conf`` of a single plugin. Raises `ValueError` with what is wrong with it."""
-    content = json.loads(text)
-    plugins = content.get("plugins", [content] if "type" in content else []) if isinstance(content, dict) else None
-    if not isinstance(plugins, list) or not plugins or not all(isinstance(p, dict) and p.get("type") for p in plugins):
-        raise ValueError("it lists no plugins, or one without a type")
-    if any("/" in str(plugin["type"]) for plugin in plugins):
-        raise ValueError("a plugin's type is a file name, without a path")
-    name = content.get("name")
-    if not name:
-        raise ValueError("it has no name")
-    return Network(str(name), str(content.get("cniVersion", "0.2.0")), tuple(plugins), path)
-
-
 class Networks:
     """The configurations in a folder, read again when something in it changed. Safe for threads."""
 
@@ -110,81 +79,88 @@ class Networks:
         self._conf_dir = conf_dir
         self._bin_dirs = tuple(bin_dirs)
         self._lock = threading.Lock()
-        self._seen: tuple[tuple[str, int, int], ...] | None = None
+        self._seen: tuple[tuple[str, int, int, int], ...] | None = None
         self._network: Network | None = None
         self._problem = ""
 
-    def _look(self) -> tuple[tuple[str, int, int], ...]:
+    def _look(self) -> tuple[tuple[str, int, int, int], ...]:
         found = []
         with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(self._conf_dir) as entries:
             for entry in entries:
                 if entry.name.endswith(_SUFFIXES):
                     with contextlib.suppress(FileNotFoundError):
                         status = entry.stat()
-                        found.append((entry.name, status.st_mtime_ns, status.st_size))
+                        found.append((entry.name, status.st_ino, status.st_mtime_ns, status.st_size))
         return tuple(sorted(found))
 
     def current(self) -> tuple[Network | None, str]:
-        """The network that new pods join, the first in the order of file names; else None and the reason."""
+        """The network that new pods join, else None and the reason.
+
+        The first file in the order of names decides. One that is broken is not passed over: pods would silently join
+        another network than was meant.
+        """
         with self._lock:
             seen = self._look()
             if seen != self._seen:
                 self._seen = seen
-                self._network, self._problem = self._load([name for name, _, _ in seen])
+                self._network, self._problem = self._load(seen[0][0] if seen else "")
             network, problem = self._network, self._problem
         if network is not None:
             for plugin in network.plugins:
                 if self._find(plugin["type"]) is None:
-                    where = ":".join(map(str, self._bin_dirs))
-                    return None, f"{network.path}: there is no plugin {plugin['type']!r} in {where}"
+                    return None, f"{network.path}: there is no plugin {plugin['type']!r} in {self._places}"
         return network, problem
 
-    def _load(self, names: Sequence[str]) -> tuple[Network | None, str]:
-        problems = []
-        for name in names:
-            path = self._conf_dir / name
-            try:
-                return parse_network(path.read_text(), str(path)), ""
-            except (OSError, ValueError) as error:
-                problems.append(f"{path}: {error}")
-        return None, "; ".join(problems) or f"there is no network configuration in {self._conf_dir}"
+    def _load(self, name: str) -> tuple[Network | None, str]:
+        if not name:
+            return None, f"there is no network configuration in {self._conf_dir} (*{', *'.join(_SUFFIXES)})"
+        path = self._conf_dir / name
+        try:
+            return parse_network(path.read_text(), str(path)), ""
+        except (OSError, ValueError) as error:
+            return None, f"{path}: {error}"
+
+    @property
+    def _places(self) -> str:
+        return ":".join(map(str, self._bin_dirs))
 
     def _find(self, plugin: str) -> Path | None:
         return next((path for folder in self._bin_dirs if os.access(path := folder / plugin, os.X_OK)), None)
 
-    def attach(self, pod: PodNetwork) -> Attachment:
-        """Attach a pod to the current network. Raises `Unavailable` without one, `NetworkError` after undoing what was done."""
+    def plan(self, pod: PodNetwork) -> Attachment:
+        """What `attach` will do for a pod, by the current network. Raises `Unavailable` without one."""
         network, problem = self.current()
         if network is None:
             raise Unavailable(f"the network is not ready: {problem}")
+        return Attachment(network, pod, {})
+
+    def attach(self, planned: Attachment) -> Attachment:
+        """Attach a pod as planned. Raises `NetworkError`; what was done is then for `detach` of the plan to undo."""
         result: Mapping[str, Any] = {}
-        try:
-            for plugin in network.plugins:
-                result = self._run("ADD", network, plugin, pod, result)
-        except NetworkError:
-            with contextlib.suppress(NetworkError):
-                self.detach(Attachment(network, pod, {}))
-            raise
-        return Attachment(network, pod, result)
+        for plugin in planned.network.plugins:
+            result = self._run("ADD", planned, plugin, result) or result
+        return Attachment(planned.network, planned.pod, result)
 
     def detach(self, attachment: Attachment) -> None:
-        """Undo `attach`; may be done again. Raises the first `NetworkError`, after every plugin had its turn."""
+        """Undo `attach`, also by halves; may be done again. Raises the first `NetworkError`, after every plugin had its turn."""
         first: NetworkError | None = None
+        # The specification has it so since 0.4.0; older plugins may not know the field.
+        previous = attachment.result if attachment.network.speaks("0.4.0") else {}
         for plugin in reversed(attachment.network.plugins):
             try:
-                self._run("DEL", attachment.network, plugin, attachment.pod, attachment.result)
+                self._run("DEL", attachment, plugin, previous)
             except NetworkError as error:
                 first = first or error
         if first is not None:
             raise first
 
     def _run(
-        self, command: str, network: Network, plugin: Mapping[str, Any], pod: PodNetwork, previous: Mapping[str, Any]
+        self, command: str, attachment: Attachment, plugin: Mapping[str, Any], previous: Mapping[str, Any]
     ) -> Mapping[str, Any]:
-        kind = str(plugin["type"])
+        kind, network, pod = str(plugin["type"]), attachment.network, attachment.pod
         program = self._find(kind)
         if program is None:
-            raise NetworkError(kind, f"is not in {':'.join(map(str, self._bin_dirs))}")
+            raise NetworkError(kind, f"is not in {self._places}")
         content = {**plugin, "name": network.name, "cniVersion": network.version}
         offered = plugin.get("capabilities") or {}
         wanted = {name: pod.capabilities[name] for name, on in offered.items() if on and name in pod.capabilities}
@@ -194,43 +170,11 @@ class Networks:
             content["prevResult"] = previous
         environment = {
             **os.environ,
-            "CNI_COMMAND": command,
             "CNI_CONTAINERID": pod.pod_id,
             # A namespace that is gone is told by an empty path: the plugin then frees what it holds outside of it.
             "CNI_NETNS": pod.netns if command != "DEL" or os.path.exists(pod.netns) else "",
             "CNI_IFNAME": INTERFACE,
             "CNI_ARGS": ";".join(f"{key}={value}" for key, value in pod.arguments.items()),
-            "CNI_PATH": ":".join(map(str, self._bin_dirs)),
+            "CNI_PATH": self._places,
         }
-        try:
-            done = subprocess.run(
-                [str(program)],
-                input=json.dumps(content).encode(),
-                capture_output=True,
-                env=environment,
-                timeout=_PLUGIN_TIMEOUT_S,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise NetworkError(kind, f"{command} did not end within {_PLUGIN_TIMEOUT_S:g} s") from None
-        except OSError as error:
-            raise NetworkError(kind, f"cannot be run: {error}") from error
-        if done.returncode:
-            raise NetworkError(kind, f"{command} failed: {_complaint(done.stdout, done.stderr)}")
-        if command == "DEL" or not done.stdout.strip():
-            return previous
-        try:
-            result = json.loads(done.stdout)
-        except ValueError as error:
-            raise NetworkError(kind, f"its answer is not JSON: {error}") from error
-        return result if isinstance(result, dict) else previous
-
-
-def _complaint(stdout: bytes, stderr: bytes) -> str:
-    """What a plugin that failed says: an error object on its stdout, by the specification."""
-    with contextlib.suppress(ValueError, AttributeError):
-        content = json.loads(stdout)
-        text = ": ".join(str(content[key]) for key in ("msg", "details") if content.get(key))
-        if text:
-            return text
-    return (stdout + stderr).decode(errors="replace").strip()[-1000:] or "it did not say why"
+        return run_plugin(program, command, content, environment)

@@ -46,10 +46,10 @@ def features() -> dict[str, Any]:
                 "operators": sorted(_OPERATORS),
                 "supportedFlags": sorted(_FLAGS),
             },
-            "apparmor": {"enabled": False},
-            "selinux": {"enabled": False},
+            "apparmor": {"enabled": True},
+            "selinux": {"enabled": True},
             "intelRdt": {"enabled": False},
-            "mountExtensions": {"idmap": {"enabled": False}},
+            "mountExtensions": {"idmap": {"enabled": True}},
         },
     }
 

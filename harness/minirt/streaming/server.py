@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from harness.minirt.streaming.session import Grant
 
 _LOGGER = logging.getLogger("minirt.streams")
-MOST_CONNECTIONS: Final = 256
-"""at a time; further ones are hung up on"""
+MOST_STREAMS: Final = 256
+"""at a time; further ones are refused"""
+MOST_WAITING: Final = 64
+"""of those who have shown no token yet; for a further one, who has waited longest is hung up on"""
 _BACKLOG: Final = 64
 _PAUSE_S: Final = 0.1
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
@@ -52,7 +54,8 @@ class StreamingServer:
         self._lock = threading.Lock()
         self._listening = False
         self._closed = threading.Event()
-        self._places = threading.BoundedSemaphore(MOST_CONNECTIONS)
+        self._waiting: dict[socket.socket, None] = {}
+        self._admitted: set[socket.socket] = set()
 
     def promise(self, grant: Grant) -> str:
         """The URL at which, once and soon, the streams of `grant` are. Raises `Unavailable`."""
@@ -79,15 +82,36 @@ class StreamingServer:
                 _LOGGER.warning("a stream cannot be taken: %s", error)
                 self._closed.wait(_PAUSE_S)  # out of descriptors, most likely: others give theirs back
                 continue
-            if not self._places.acquire(blocking=False):
-                connection.close()
-                continue
+            self._let_wait(connection)
             try:
                 threading.Thread(target=self._serve, args=(connection,), name="stream", daemon=True).start()
             except RuntimeError as error:
                 _LOGGER.warning("there is no thread for a stream: %s", error)
                 connection.close()
-                self._places.release()
+                self._forget(connection)
+
+    def _let_wait(self, connection: socket.socket) -> None:
+        with self._lock:
+            self._waiting[connection] = None
+            if len(self._waiting) > MOST_WAITING:
+                oldest = next(iter(self._waiting))
+                del self._waiting[oldest]
+                with contextlib.suppress(OSError):
+                    oldest.shutdown(socket.SHUT_RDWR)  # its thread does the rest
+
+    def _admit(self, connection: socket.socket) -> bool:
+        """Whether there is room for one more stream."""
+        with self._lock:
+            if len(self._admitted) >= MOST_STREAMS:
+                return False
+            self._waiting.pop(connection, None)
+            self._admitted.add(connection)
+            return True
+
+    def _forget(self, connection: socket.socket) -> None:
+        with self._lock:
+            self._waiting.pop(connection, None)
+            self._admitted.discard(connection)
 
     def _serve(self, connection: socket.socket) -> None:
         from harness.minirt.streaming.frames import ProtocolError
@@ -99,8 +123,8 @@ class StreamingServer:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
                 for option, value in _KEEPALIVE:
                     connection.setsockopt(socket.IPPROTO_TCP, option, value)
-                serve(connection, self._tokens)
+                serve(connection, self._tokens, lambda: self._admit(connection))
         except (OSError, ProtocolError) as error:
             _LOGGER.debug("a stream was cut off: %s", error)
         finally:
-            self._places.release()
+            self._forget(connection)

@@ -52,14 +52,19 @@ class Forward:
 Grant = Command | Forward
 
 
-def serve(connection: socket.socket, tokens: Tokens[Grant]) -> None:
-    """Serve one connection; it stays its owner's. Raises `OSError` and `ProtocolError` where the client is to blame."""
+def serve(connection: socket.socket, tokens: Tokens[Grant], admit: Callable[[], bool]) -> None:
+    """Serve one connection; it stays its owner's. `admit` is asked whether there is room, once a token was shown.
+
+    Raises `OSError` and `ProtocolError` where the client is to blame.
+    """
     try:
         upgrade = Upgrade(connection)
         kind, _, token = upgrade.path.removeprefix("/").partition("/")
         grant = tokens.take(token)
         if grant is None or grant.kind != kind:
             raise Refusal(HTTPStatus.NOT_FOUND, "there is no such stream, or not any more")
+        if not admit():
+            raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "there are too many streams")
         if upgrade.method not in ("GET", "POST"):
             raise Refusal(HTTPStatus.METHOD_NOT_ALLOWED, "only GET and POST can be upgraded", [("allow", "GET, POST")])
         if upgrade.protocol not in (SPDY, WEBSOCKET):

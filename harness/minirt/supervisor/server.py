@@ -8,10 +8,12 @@ from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM
 from _socket import socket as Socket
 from select import EPOLLIN, EPOLLOUT
 
+from harness.linux import syscalls
 from harness.minirt.container import cgroup as cgroups
 from harness.minirt.container import document
 from harness.minirt.container import state as states
 from harness.minirt.container.enter import enter
+from harness.minirt.container.idmap import can_map
 from harness.minirt.container.launch import launch
 from harness.minirt.container.plan import make_plan
 from harness.minirt.container.reader import Reader
@@ -19,7 +21,7 @@ from harness.minirt.container.record import changed
 from harness.minirt.container.resources import parse_resources
 from harness.minirt.container.spec import parse_process, parse_spec
 from harness.minirt.errors import AlreadyExists, CgroupError, InvalidArgument, MinirtError, NotFound, WrongState
-from harness.minirt.supervisor import pod
+from harness.minirt.supervisor import pause, pod
 from harness.minirt.supervisor.adoption import adopt
 from harness.minirt.supervisor.attachment import Attachment
 from harness.minirt.supervisor.container import Container, reap
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 
     from harness.minirt.container.cgroup import Cgroup
     from harness.minirt.container.launch import Launched
-    from harness.minirt.container.spec import Spec
+    from harness.minirt.container.spec import Process, Rlimit, Spec
     from harness.minirt.supervisor.loop import Loop
 
 _BACKLOG = 64
@@ -59,11 +61,15 @@ class Peer:
 class Server:
     """Answers daemons; owns the containers."""
 
-    def __init__(self, loop: Loop, state: str) -> None:
+    def __init__(self, loop: Loop, state: str, files: Rlimit) -> None:
+        """`files`: the limit of open files of what is started; a specification's own comes after it, and wins."""
         self._loop = loop
         self._state = state
+        self._files = files
         self._layout = cgroups.read_layout()
         self._containers: dict[str, Container] = {}
+        self._pauses: dict[str, int] = {}
+        """pods whose pid namespace is kept → pidfd of the process that does"""
         self._subscribers: list[Peer] = []
         self._peers: set[Peer] = set()
         self._socket = Socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
@@ -87,7 +93,12 @@ class Server:
         self._loop.add(self._socket.fileno(), self._accept)
 
     def adopt(self) -> None:
-        """Look after containers that another supervisor has left, which was killed."""
+        """Look after pods and containers that another supervisor has left, which was killed."""
+        pods = f"{self._state}/pods"
+        for id in os.listdir(pods) if os.path.isdir(pods) else ():
+            pid, pidfd = pause.find(f"{pods}/{id}")
+            if pid:
+                self._watch_pause(id, pidfd)
         for container in adopt(self._loop, self._state, self._layout, self._open_log):
             self._containers[container.id] = container
             container.when_ended(self._tell_end)
@@ -205,9 +216,61 @@ class Server:
 
         self._loop.add(pidfd, ended)
 
-    def _remove_pod(self, peer: Peer, message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
-        pod.remove(self._pod_folder(message["id"]))
+    def _hold_pids(self, peer: Peer, message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+        """Keep a pid namespace for a pod's containers to share; nothing happens where that is done."""
+        id = message["id"]
+        folder = self._pod_folder(id)
+        if id not in self._pauses:
+            if os.path.exists(f"{folder}/pause"):
+                raise WrongState(f"pod {id} has lost its first process")
+            self._watch_pause(id, pause.start(folder)[1])
         return {}
+
+    def _watch_pause(self, id: str, pidfd: int, removing: Callable[[], None] | None = None) -> None:
+        def ended() -> None:
+            self._loop.remove(pidfd)
+            reap(pidfd)
+            os.close(pidfd)
+            del self._pauses[id]
+            if removing is not None:
+                removing()
+            else:
+                for peer in list(self._subscribers):
+                    self._say(peer, {"event": "pod ended", "id": id})
+
+        self._loop.remove(pidfd)
+        self._pauses[id] = pidfd
+        self._loop.add(pidfd, ended)
+
+    def _remove_pod(self, peer: Peer, message: dict[str, Any], fds: list[int]) -> dict[str, Any] | None:
+        id = message["id"]
+        folder = self._pod_folder(id)
+        pidfd = self._pauses.get(id, -1)
+        if pidfd < 0:
+            pause.kill(folder)
+            pod.remove(folder)
+            return {}
+
+        def remove() -> None:
+            try:
+                pause.kill(folder)
+                pod.remove(folder)
+            except OSError as error:
+                self._refuse(peer, MinirtError(f"remove pod: {error}"))
+            else:
+                self._say(peer, {"result": {}})
+
+        # What else is in its namespace is reaped by this loop: it must not wait here.
+        self._watch_pause(id, pidfd, remove)
+        try:
+            syscalls.pidfd_send_signal(pidfd, _SIGKILL)
+        except ProcessLookupError:
+            pass  # about to be noticed
+        return None
+
+    def _can_map_ids(self, peer: Peer, message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+        """Whether the filesystem that ``path`` is on can be shown to a user namespace."""
+        return {"can": can_map(message["path"])}
 
     def _pod_folder(self, id: str) -> str:
         return f"{self._state}/pods/{_plain(id)}"
@@ -221,6 +284,8 @@ class Server:
             raise AlreadyExists(f"container {id} has been started before")
         folder = f"{self._state}/containers/{id}"
         spec = parse_spec(document.read_file(f"{folder}/config.json"), folder)
+        if spec.process is not None:
+            spec = changed(spec, process=self._limited(spec.process))
         plan = make_plan(
             spec,
             id=id,
@@ -341,13 +406,16 @@ class Server:
         if message["timeout_s"] > 0:
             execution.limit(message["timeout_s"])
 
+    def _limited(self, process: Process) -> Process:
+        return changed(process, rlimits=(self._files, *process.rlimits))
+
     def _enter(self, container: Container, cgroup: Cgroup, process: dict[str, Any], fds: list[int]) -> Launched:
         if container.cgroup.is_frozen():
             raise WrongState(f"container {container.id} is paused")
         stdin, stdout, stderr, *console = fds
         return enter(
             container.pid,
-            parse_process(Reader(process, "process")),
+            self._limited(parse_process(Reader(process, "process"))),
             cgroup,
             stdin=stdin,
             stdout=stdout,
@@ -425,6 +493,7 @@ class Server:
     def _close(self) -> None:
         folder = f"{self._state}/pods"
         for id in os.listdir(folder) if os.path.isdir(folder) else ():
+            pause.kill(f"{folder}/{id}")
             pod.remove(f"{folder}/{id}")
         self._loop.remove(self._socket.fileno())
         self._socket.close()
@@ -468,7 +537,9 @@ _HANDLERS: dict[str, Any] = {
     "hello": Server._hello,
     "subscribe": Server._subscribe,
     "create pod": Server._create_pod,
+    "hold pids": Server._hold_pids,
     "remove pod": Server._remove_pod,
+    "can map ids": Server._can_map_ids,
     "start": Server._start,
     "stop": Server._stop,
     "update": Server._update,

@@ -10,7 +10,9 @@ import os
 import time
 from _signal import SIG_IGN, SIGINT, SIGTERM, signal  # type: ignore[import-not-found]
 from fcntl import LOCK_EX, LOCK_NB, flock
+from resource import RLIMIT_NOFILE, getrlimit, setrlimit
 
+from harness.minirt.container.spec import Rlimit
 from harness.minirt.supervisor.loop import Loop
 from harness.minirt.supervisor.server import Server
 
@@ -69,7 +71,7 @@ def _serve(hear: int, tell: int) -> NoReturn:
     if not state:
         os._exit(0)
     try:
-        loop, lock = _open(state.decode())
+        loop, lock = _open(state.decode(), getrlimit(RLIMIT_NOFILE)[0])
     except OSError as error:
         os.write(tell, f"the supervisor cannot start: {error}".encode())
         os._exit(1)
@@ -88,13 +90,16 @@ def _serve(hear: int, tell: int) -> NoReturn:
     os._exit(0)
 
 
-def serve_alone(state: str) -> int:
-    """Be the supervisor of a state folder, whose last one was killed, until the end; the exit status."""
+def serve_alone(state: str, files: int) -> int:
+    """Be the supervisor of a state folder, whose last one was killed, until the end; the exit status.
+
+    `files`: the soft limit of open files that containers are to have.
+    """
     os.setsid()
     until = time.monotonic() + _LOCK_S
     while True:
         try:
-            loop, lock = _open(state)
+            loop, lock = _open(state, files)
             break
         except BlockingIOError:
             # A child that had just been forked may hold the lock for a moment longer than its parent lived.
@@ -106,7 +111,7 @@ def serve_alone(state: str) -> int:
     return 0
 
 
-def _open(state: str) -> tuple[Loop, int]:
+def _open(state: str, files: int) -> tuple[Loop, int]:
     # The lock before the socket: of two daemons that start at once, one finds the other's supervisor.
     lock = os.open(f"{state}/supervisor.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     flock(lock, LOCK_EX | LOCK_NB)
@@ -118,7 +123,10 @@ def _open(state: str) -> tuple[Loop, int]:
     os.dup2(log, 2)
     os.chdir("/")
     loop = Loop()
-    server = Server(loop, state)
+    # Four descriptors a container. What they are themselves started with stays as it was (old programs use select).
+    hard = getrlimit(RLIMIT_NOFILE)[1]
+    setrlimit(RLIMIT_NOFILE, (hard, hard))
+    server = Server(loop, state, Rlimit(RLIMIT_NOFILE, files, hard))
     asleep, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     loop.add(asleep, server.end)
     signal(SIGINT, SIG_IGN)
