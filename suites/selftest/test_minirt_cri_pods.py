@@ -16,14 +16,16 @@ import grpc
 import pytest
 from cri_api.v1 import api_pb2 as api
 from minirt_daemon import CGROUP, Daemon, running
-from minirt_registry import busybox_layer, serving_registry
+from minirt_registry import busybox_layer, serving_registry, tar_of
 
 from harness.clock import wait_until
 from harness.linux.namespaces import identity
+from harness.minirt.errors import Unavailable
+from harness.minirt.supervisor.client import Supervisor
 
 POD, CONTAINER, NODE, TARGET = range(4)
 FOREVER = "while :; do sleep 0.1; done"
-IMAGE = [""]
+IMAGE, SMALL = [""], [""]
 _numbers = itertools.count()
 
 
@@ -31,8 +33,12 @@ _numbers = itertools.count()
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     with running(Daemon(tmp_path_factory.mktemp("pods"))) as daemon:
         with serving_registry() as registry:
-            registry.add_image("busybox", "1", [busybox_layer()], {"Env": ["PATH=/bin"], "Cmd": ["true"]})
+            settings = {"Env": ["PATH=/bin"], "Cmd": ["true"], "Volumes": {"/etc/kept": {}}}
+            more = tar_of(("etc/", b""), ("etc/kept/", b""), ("etc/kept/chart", b"here be dragons"))
+            registry.add_image("busybox", "1", [busybox_layer(), more], settings)
+            registry.add_image("small", "1", [more], {})
             IMAGE[0] = daemon.pull(f"{registry.address}/busybox:1")
+            SMALL[0] = daemon.pull(f"{registry.address}/small:1")
         yield daemon
         for pod in daemon.runtime.ListPodSandbox(api.ListPodSandboxRequest()).items:
             daemon.remove_pod(pod.id)
@@ -124,9 +130,13 @@ def test_containers_share_a_pid_namespace(daemon: Daemon) -> None:
     assert text(daemon, second, "sh", "-c", "ls -A /proc/1/root/ | wc -l").strip() == "0"
     assert "CapEff:\t0000000000000000" in text(daemon, second, "cat", "/proc/1/status")
     # What nobody waits for any more is the first process's, and does not stay as a zombie.
-    daemon.exec(second, "sh", "-c", "(sleep 0.1 &)")
-    wait_until(lambda: "sleep 0.1\n" not in text(daemon, first, "ps", "-o", "args"), 10, "the orphan's end")
-    assert " Z" not in text(daemon, first, "sh", "-c", "cat /proc/[0-9]*/stat")
+    daemon.exec(second, "sh", "-c", "(sleep 0.25 > /dev/null 2>&1 &)")
+
+    def orphans() -> list[str]:
+        rows = daemon.exec(first, "sh", "-c", "cat /proc/[0-9]*/stat").stdout.decode().splitlines()
+        return [row for row in rows if row.split()[1] == "(sleep)" and row.split()[3] == "1"]
+
+    wait_until(lambda: not orphans(), 10, "the orphan's end")
     alone = run_in(daemon, pod, name="alone", pid=CONTAINER)
     assert text(daemon, alone, "sh", "-c", "echo /proc/[0-9]*").split()[0] == "/proc/1"
     assert "pause" not in text(daemon, alone, "ps")
@@ -144,6 +154,40 @@ def test_a_pod_whose_first_process_dies_is_not_ready(daemon: Daemon) -> None:
     with pytest.raises(grpc.RpcError, match="not ready"):
         run_in(daemon, pod, name="late", pid=POD)
     daemon.remove_pod(pod)
+
+
+def test_a_pod_outlives_its_supervisor(daemon: Daemon) -> None:
+    pod = run_pod(daemon, config_of(daemon, pid=POD))
+    id = run_in(daemon, pod, pid=POD)
+    supervisor = Supervisor(daemon.state / "supervisor.sock")
+    old = supervisor.call("hello")["pid"]
+    os.kill(old, signal.SIGKILL)
+
+    def another() -> bool:
+        try:
+            return bool(supervisor.call("hello")["pid"] != old)
+        except Unavailable:
+            return False
+
+    try:
+        wait_until(another, 10, "another supervisor")
+        wait_until(lambda: problem(daemon) == "", 10, "the daemon to be ready again")
+    finally:
+        supervisor.close()
+    assert status_of(daemon, pod).state == api.SANDBOX_READY
+    second = run_in(daemon, pod, name="second", pid=POD)
+    assert "/pause" in text(daemon, second, "ps", "-o", "args")
+    pause = int((daemon.state / "pods" / pod / "pause").read_text().split()[0])
+    os.kill(pause, signal.SIGKILL)
+    wait_until(lambda: status_of(daemon, pod).state == api.SANDBOX_NOTREADY, 10, "the pod to be not ready")
+    for container in (id, second):
+        daemon.wait_exited(container)
+    daemon.remove_pod(pod)
+
+
+def problem(daemon: Daemon) -> str:
+    rows = daemon.runtime.Status(api.StatusRequest()).status.conditions
+    return str(next(row.message for row in rows if row.type == "RuntimeReady"))
 
 
 def test_a_target(daemon: Daemon) -> None:
@@ -199,12 +243,16 @@ def test_a_user_namespace(networked: Daemon, pid: int, tmp_path: Path) -> None:
     (volume / "mine").write_text("of root")
     mapped = api.Mount(container_path="/mapped", host_path=str(volume), uidMappings=MAPPING, gidMappings=MAPPING)
     plain = api.Mount(container_path="/plain", host_path=str(volume), readonly=True)
+    images = [
+        api.Mount(container_path=place, image=api.ImageSpec(image=name), readonly=True)
+        for place, name in (("/layers", IMAGE[0]), ("/layer", SMALL[0]))
+    ]
     id = daemon.run(
         pod,
         IMAGE[0],
         FOREVER,
         namespaces=api.NamespaceOption(pid=pid, userns_options=USER),
-        mounts=[mapped, plain],
+        mounts=[mapped, plain, *images],
         security={"supplemental_groups": [7]},
     )
     assert text(daemon, id, "cat", "/proc/self/uid_map").split() == ["0", "100000", "65536"]
@@ -230,6 +278,10 @@ def test_a_user_namespace(networked: Daemon, pid: int, tmp_path: Path) -> None:
     ):
         assert text(daemon, id, "busybox", "stat", "-c", "%u:%g", path).strip() == "0:0", path
     assert text(daemon, id, "busybox", "stat", "-c", "%u:%g", "/plain/mine").strip() == "65534:65534"
+    for path in ("/etc/kept", "/layers/etc/kept", "/layer/etc/kept"):
+        assert text(daemon, id, "busybox", "stat", "-c", "%u:%g", f"{path}/chart").strip() == "0:0", path
+        done = daemon.exec(id, "sh", "-c", f"echo more >> {path}/chart")
+        assert (done.exit_code == 0) == (path == "/etc/kept")
     text(daemon, id, "sh", "-c", "echo x > /mapped/new; echo y > /etc/passwd; echo z > /dev/shm/z; mkdir -p /a/b")
     assert (volume / "new").stat().st_uid == 0
     upper = daemon.root / "containers" / id / "upper"

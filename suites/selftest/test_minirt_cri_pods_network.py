@@ -289,6 +289,18 @@ def test_a_plugin_that_fails(sea: Sea) -> None:
     nothing_left(sea, before)
 
 
+def test_a_network_without_addresses(sea: Sea) -> None:
+    path = sea.configure()
+    content = json.loads(path.read_text())
+    del content["plugins"][0]["ipam"]
+    content["plugins"][0]["isDefaultGateway"] = False
+    path.write_text(json.dumps(content))
+    before = sea.daemon.left()
+    with refused("no address", grpc.StatusCode.UNKNOWN):
+        sea.run(sea.config())
+    nothing_left(sea, before)
+
+
 def test_a_plugin_that_does_not_let_go(sea: Sea) -> None:
     sea.configure("10-test.conflist", "10.124.0.0/24", {"type": "fickle"})
     before = sea.daemon.left()

@@ -191,6 +191,8 @@ class Pods:
             pod_cgroup.limit(pod.cgroup_parent, limits, make=True)
         if not pod.on_host_network:
             pod.ips = self._attach(pod).ips
+            if not pod.ips:
+                raise MinirtError("the network gave the pod no address")
         self._records.write(pod.id, pod.to_json())
 
     def _attach(self, pod: Pod) -> Attachment:
