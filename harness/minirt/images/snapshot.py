@@ -38,6 +38,8 @@ _SETTLE_S = 60.0
 """after a pull; by then the kernel has written most by itself"""
 _FS_IOC_GETFLAGS, _FS_IOC_SETFLAGS, _FS_TOPDIR_FL = 0x80086601, 0x40086602, 0x00020000
 _POLL_S = 0.1
+_DESTROY_S = 1.0
+"""how long a client waits for files to be removed; crictl gives a call 2 s"""
 _LONGEST_OPTIONS = 4095
 """what one page, of which mount(2) takes one, can hold"""
 
@@ -99,9 +101,13 @@ class Snapshots:
         self._claims: dict[str, threading.Lock] = {}
         self._timer: threading.Timer | None = None
         _spread(self._layers)
-        for folder in self._layers.iterdir():
-            if folder.name.startswith("tmp-") or not self._remember(folder):
-                shutil.rmtree(folder, ignore_errors=True)
+        doomed = []
+        for folder in list(self._layers.iterdir()):
+            if folder.name.startswith("tmp-"):
+                doomed.append(folder)
+            elif not self._remember(folder):
+                doomed.append(self._move_away(folder))
+        self.destroy(doomed)
         if self._unsettled:
             self._settle_later()
 
@@ -233,22 +239,36 @@ class Snapshots:
         for chain_id in [chain_id for chain_id in list(self._usage) if chain_id not in keep]:
             del self._usage[chain_id]
             self._unsettled.discard(chain_id)
-            folder = self._layers / f"tmp-{secrets.token_hex(8)}"
-            with contextlib.suppress(FileNotFoundError):
-                os.rename(self._folder(chain_id), folder)
-                doomed.append(folder)
+            doomed.append(self._move_away(self._folder(chain_id)))
         return doomed
 
+    def _move_away(self, folder: Path) -> Path:
+        """Out of the way of a new layer of that name; where it is now."""
+        away = self._layers / f"tmp-{secrets.token_hex(8)}"
+        with contextlib.suppress(OSError):  # gone already, or on a disk that is read-only
+            os.rename(folder, away)
+        return away
+
     @staticmethod
-    def destroy(doomed: Iterable[Path]) -> None:
-        """Remove what `detach` has taken away. What is left of it goes when the daemon starts."""
-        for folder in doomed:
-            shutil.rmtree(folder, ignore_errors=True)
+    def destroy(doomed: Sequence[Path]) -> None:
+        """Remove what `detach` has taken away. Large ones go on being removed behind the caller's back.
+
+        What is left when the daemon ends goes when the next one starts.
+        """
+        if doomed:
+            thread = threading.Thread(target=_remove, args=(doomed,), name="destroy", daemon=True)
+            thread.start()
+            thread.join(_DESTROY_S)
 
     def usage(self) -> Usage:
         """What all layers take together, as measured when they were unpacked."""
         rows = list(self._usage.values())
         return Usage(sum(row.bytes for row in rows), sum(row.inodes for row in rows))
+
+
+def _remove(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _spread(folder: Path) -> None:
