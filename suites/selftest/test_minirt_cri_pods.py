@@ -427,6 +427,22 @@ def test_lists(daemon: Daemon) -> None:
         daemon.remove_pod(id)
 
 
+def test_where_scripts_find_a_pods_network(daemon: Daemon) -> None:
+    pod = run_pod(daemon, config_of(daemon, pid=POD))
+    status = api.ContainerStatusRequest(container_id=run_in(daemon, pod, pid=POD), verbose=True)
+    inside = json.loads(daemon.runtime.ContainerStatus(status).info["info"])["pid"]
+    request = api.PodSandboxStatusRequest(pod_sandbox_id=pod, verbose=True)
+    info = json.loads(daemon.runtime.PodSandboxStatus(request).info["info"])
+    for namespace in info["runtimeSpec"]["linux"]["namespaces"]:
+        found, kind = Path(namespace["path"]).stat(), namespace["type"].replace("network", "net")
+        assert (found.st_dev, found.st_ino) == identity(inside, kind)
+    assert {"ipc", "pid"} <= {namespace["type"] for namespace in info["runtimeSpec"]["linux"]["namespaces"]}
+    daemon.runtime.StopPodSandbox(api.StopPodSandboxRequest(pod_sandbox_id=pod))
+    info = json.loads(daemon.runtime.PodSandboxStatus(request).info["info"])
+    assert info["runtimeSpec"]["linux"]["namespaces"] == []
+    daemon.remove_pod(pod)
+
+
 # -- resources -----------------------------------------------------------------------------------------------------------
 
 

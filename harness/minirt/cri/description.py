@@ -105,6 +105,11 @@ class Descriptions:
             "hostname": pod.hostname,
             "runtimeHandler": pod.handler,
             "config": _as_dict(pod.config),
+            # Where scripts that look for a pod's network have learnt to find it.
+            "runtimeSpec": {
+                "hostname": pod.hostname,
+                "linux": {"cgroupsPath": pod.cgroup_parent, "namespaces": self._pods.namespaces(pod)},
+            },
         }
         return {"info": json.dumps(facts)}
 

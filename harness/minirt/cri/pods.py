@@ -10,7 +10,7 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +125,12 @@ class Pods:
     def netns(self, pod: Pod) -> str:
         """The path of the pod's network namespace; empty where it is the machine's."""
         return "" if pod.on_host_network else f"{self._state}/{pod.id}/ns/net"
+
+    def namespaces(self, pod: Pod) -> Sequence[Mapping[str, str]]:
+        """The pod's own namespaces, as a config.json has them."""
+        folder = f"{self._state}/{pod.id}/ns"
+        kinds = sorted(os.listdir(folder)) if pod.ready else []
+        return [{"type": "network" if kind == "net" else kind, "path": f"{folder}/{kind}"} for kind in kinds]
 
     # -- changing ----------------------------------------------------------------------------------------------------
 
