@@ -1,4 +1,4 @@
-"""The supervisor's side of the protocol: who is connected, what they ask, and what the answers are."""
+"""The supervisor's side of the protocol: what is asked, and what the answers are."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import time
 from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM
 from _socket import socket as Socket
-from select import EPOLLIN, EPOLLOUT
 
 from harness.linux import syscalls
 from harness.minirt.container import cgroup as cgroups
@@ -27,7 +26,8 @@ from harness.minirt.supervisor.attachment import Attachment
 from harness.minirt.supervisor.container import Container, reap
 from harness.minirt.supervisor.execution import Execution, Place
 from harness.minirt.supervisor.log import LogFile, timestamp
-from harness.minirt.supervisor.protocol import VERSION, Inbox, ProtocolError, frame
+from harness.minirt.supervisor.peer import Peer
+from harness.minirt.supervisor.protocol import VERSION
 from harness.minirt.supervisor.stdio import Stdio, keep_log, send_descriptor
 
 TYPE_CHECKING = False
@@ -41,21 +41,7 @@ if TYPE_CHECKING:
     from harness.minirt.supervisor.loop import Loop
 
 _BACKLOG = 64
-_LARGEST_BACKLOG_BYTES = 4 << 20
-"""of events that a daemon has not fetched; one that is stuck is cut off, and finds out by asking again"""
 _SIGKILL = 9
-
-
-class Peer:
-    """One connection."""
-
-    def __init__(self, connection: Socket) -> None:
-        self.connection = connection
-        self.inbox = Inbox()
-        self.outbox = bytearray()
-        self.waits_to_write = False
-        self.open = True
-        self.on_close: Callable[[], None] | None = None
 
 
 class Server:
@@ -71,7 +57,6 @@ class Server:
         self._pauses: dict[str, int] = {}
         """pods whose pid namespace is kept → pidfd of the process that does"""
         self._subscribers: list[Peer] = []
-        self._peers: set[Peer] = set()
         self._socket = Socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
         self._ending = False
         self._when_quiet: list[Callable[[], None]] = []
@@ -108,63 +93,12 @@ class Server:
             fd, _ = self._socket._accept()  # type: ignore[attr-defined]  # `socket.accept`, without importing `socket`
         except OSError:
             return
-        connection = Socket(AF_UNIX, SOCK_STREAM, 0, fd)
         os.set_inheritable(fd, False)
-        connection.setblocking(False)
-        peer = Peer(connection)
-        self._peers.add(peer)
-        self._loop.add(fd, lambda: self._serve(peer))
+        Peer(self._loop, Socket(AF_UNIX, SOCK_STREAM, 0, fd), self._dispatch, self._part)
 
-    # -- talking ---------------------------------------------------------------------------------------------------
-
-    def _serve(self, peer: Peer) -> None:
-        try:
-            if peer.outbox:
-                self._flush(peer)
-            going_on = peer.inbox.receive(peer.connection)
-            while taken := peer.inbox.take():
-                self._dispatch(peer, *taken)
-        except BlockingIOError:
-            return
-        except (OSError, ProtocolError):
-            going_on = False
-        if not going_on:
-            self._hang_up(peer)
-
-    def _hang_up(self, peer: Peer) -> None:
-        if not peer.open:
-            return
-        peer.open = False
-        self._loop.remove(peer.connection.fileno())
-        peer.inbox.close()
-        peer.connection.close()
-        self._peers.discard(peer)
+    def _part(self, peer: Peer) -> None:
         if peer in self._subscribers:
             self._subscribers.remove(peer)
-        if peer.on_close is not None:
-            peer.on_close()
-
-    def _say(self, peer: Peer, message: dict[str, Any]) -> None:
-        if not peer.open:
-            return
-        peer.outbox += frame(message)
-        try:
-            self._flush(peer)
-        except OSError:
-            self._hang_up(peer)
-        else:
-            if len(peer.outbox) > _LARGEST_BACKLOG_BYTES:
-                self._hang_up(peer)
-
-    def _flush(self, peer: Peer) -> None:
-        while peer.outbox:
-            try:
-                del peer.outbox[: peer.connection.send(peer.outbox)]
-            except BlockingIOError:
-                break
-        if bool(peer.outbox) != peer.waits_to_write:
-            peer.waits_to_write = bool(peer.outbox)
-            self._loop.change(peer.connection.fileno(), EPOLLIN | EPOLLOUT if peer.outbox else EPOLLIN)
 
     def _dispatch(self, peer: Peer, message: dict[str, Any], fds: list[int]) -> None:
         try:
@@ -173,21 +107,17 @@ class Server:
                 raise InvalidArgument(f"the supervisor knows no operation {message.get('op')!r}")
             result = handler(self, peer, message, fds)
         except MinirtError as error:
-            self._refuse(peer, error)
+            peer.refuse(error)
         except OSError as error:
-            self._refuse(peer, MinirtError(f"{message.get('op')}: {error}"))
+            peer.refuse(MinirtError(f"{message.get('op')}: {error}"))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            self._refuse(peer, InvalidArgument(f"{message.get('op')}: {error!r}"))
+            peer.refuse(InvalidArgument(f"{message.get('op')}: {error!r}"))
         else:
             if result is not None:
-                self._say(peer, {"result": result})
+                peer.say({"result": result})
         finally:
             for fd in fds:
                 os.close(fd)
-
-    def _refuse(self, peer: Peer, error: MinirtError) -> None:
-        kind = next(c.__name__ for c in type(error).__mro__ if c.__module__ == MinirtError.__module__)
-        self._say(peer, {"error": kind, "text": str(error)})
 
     # -- operations: each gives its answer, or None and answers later -------------------------------------------------
 
@@ -210,9 +140,9 @@ class Server:
             os.close(pipe)
             if problem:
                 pod.remove(folder)
-                self._refuse(peer, InvalidArgument(f"pod {message['id']}: {problem.decode(errors='replace')}"))
+                peer.refuse(InvalidArgument(f"pod {message['id']}: {problem.decode(errors='replace')}"))
             else:
-                self._say(peer, {"result": {}})
+                peer.say({"result": {}})
 
         self._loop.add(pidfd, ended)
 
@@ -236,7 +166,7 @@ class Server:
                 removing()
             else:
                 for peer in list(self._subscribers):
-                    self._say(peer, {"event": "pod ended", "id": id})
+                    peer.say({"event": "pod ended", "id": id})
 
         self._loop.remove(pidfd)
         self._pauses[id] = pidfd
@@ -256,9 +186,9 @@ class Server:
                 pause.kill(folder)
                 pod.remove(folder)
             except OSError as error:
-                self._refuse(peer, MinirtError(f"remove pod: {error}"))
+                peer.refuse(MinirtError(f"remove pod: {error}"))
             else:
-                self._say(peer, {"result": {}})
+                peer.say({"result": {}})
 
         # What else is in its namespace is reaped by this loop: it must not wait here.
         self._watch_pause(id, pidfd, remove)
@@ -330,7 +260,7 @@ class Server:
 
     def _tell(self, event: dict[str, Any]) -> None:
         for peer in list(self._subscribers):
-            self._say(peer, event)
+            peer.say(event)
 
     def _stop(self, peer: Peer, message: dict[str, Any], fds: list[int]) -> None:
         """Send a signal, kill after ``timeout_s``, answer with the facts once the container has ended."""
@@ -343,7 +273,7 @@ class Server:
                 container.kill_after(message["timeout_s"], self._kill)
             else:
                 self._kill(container)
-        container.when_ended(lambda facts: self._say(peer, {"result": facts}))
+        container.when_ended(lambda facts: peer.say({"result": facts}))
 
     def _kill(self, container: Container) -> None:
         container.signal(_SIGKILL)
@@ -397,7 +327,7 @@ class Server:
 
         def done(result: dict[str, Any]) -> None:
             peer.on_close = None
-            self._say(peer, {"result": result})
+            peer.say({"result": result})
 
         execution = Execution(self._loop, launched, place, done, container.left.append)
         container.sweep()
@@ -442,7 +372,7 @@ class Server:
 
         def ended(facts: dict[str, Any]) -> None:
             peer.on_close = None
-            self._say(peer, {"result": facts})
+            peer.say({"result": facts})
 
         pipes = {name: os.dup(fd) for name, fd in zip(names, fds[1:], strict=True)}
         attachment = Attachment(self._loop, pipes, container.let_go, ended)
@@ -462,7 +392,7 @@ class Server:
 
     def _kill_all(self, peer: Peer, message: dict[str, Any], fds: list[int]) -> None:
         """Kill every container; answers once all have ended."""
-        self._when_quiet.append(lambda: self._say(peer, {"result": {}}))
+        self._when_quiet.append(lambda: peer.say({"result": {}}))
         for container in list(self._containers.values()):
             if container.running:
                 self._kill(container)
@@ -470,7 +400,7 @@ class Server:
 
     def _shut_down(self, peer: Peer, message: dict[str, Any], fds: list[int]) -> None:
         """Kill every container, remove what every pod holds, answer, and end."""
-        self.end(lambda: self._say(peer, {"result": {}}))
+        self.end(lambda: peer.say({"result": {}}))
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
