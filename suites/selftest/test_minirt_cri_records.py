@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 import pytest
 from cri_api.v1 import api_pb2 as api
-from minirt_daemon import Daemon, running, running_with_image
+from minirt_daemon import CGROUP, Daemon, running, running_with_image
 
 from harness.clock import wait_until
 from harness.linux import syscalls
@@ -136,12 +136,13 @@ def test_the_others_live_on(served: tuple[Daemon, str]) -> None:
         assert daemon.status(ended).exit_code == 4
         # Nobody could stop what has no record, and what has no pod has no network any more.
         wait_until(lambda: daemon.status(in_lost_pod).state == api.CONTAINER_EXITED, 10, "its end")
-        assert not [path for path in Path("/sys/fs/cgroup").glob(f"*/seatrial-test-cri-*/**/{lost}") if path.is_dir()]
+        assert not [path for path in Path("/sys/fs/cgroup").glob(f"*{CGROUP}/**/{lost}") if path.is_dir()]
         log = (daemon.top / "daemon.log").read_text()
         for id, name in ((lost, "container.json"), (pods[1], "pod.json")):
             assert re.search(rf'level=warning msg="a record cannot be read" path=\S+{id}/{name}', log)
             assert (daemon.root / "damaged" / f"{id}.{name}").stat().st_size == 25
         daemon.remove(in_lost_pod)
+        assert not list(Path("/sys/fs/cgroup").glob(f"*{CGROUP}/lost"))
         daemon.remove_pod(pods[0])
         assert listed(daemon) == set()
     finally:

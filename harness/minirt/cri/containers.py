@@ -19,7 +19,7 @@ from cri_api.v1 import api_pb2 as api
 from harness.minirt.container import cgroup as cgroups
 from harness.minirt.container.seccomp import compile_profile
 from harness.minirt.container.spec import parse_spec
-from harness.minirt.cri import log
+from harness.minirt.cri import log, pod_cgroup
 from harness.minirt.cri.host import HostFacts
 from harness.minirt.cri.pod_config import user_namespace_of
 from harness.minirt.cri.podfacts import PodFacts
@@ -401,6 +401,9 @@ class Containers:
                     self._busy.pop(container.id, None)
         except NotFound:
             return
+        if self._pods.find(container.pod_id) is None:
+            # Its pod's record was lost, and with it who has to clear this away.
+            pod_cgroup.remove(os.path.dirname(container.cgroup))
         self.changed("deleted", container)
         if self._images.find(container.image_id) is None:
             self._images.collect(self.used_layers)
