@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection
 
+from harness.clock import wait_until
+from harness.errors import WaitTimeout
 from harness.model.capability import WHY_NOT, Capability
 from harness.model.container import ContainerSpec, ExecResult, LogLine, Network
 from harness.model.lifecycle import Operation, State
 from harness.session.trial import GRACE_S, SLEEPER, Trial
 
 WHOLE = tuple(Operation)
+START_S = 1.0
+"""for a program to be seen after its start; a busy machine may take a moment"""
 
 
 def sail(trial: Trial, network: Network, calls: Collection[Operation] = WHOLE) -> None:
@@ -110,6 +115,10 @@ def _wrong(trial: Trial, spec: ContainerSpec, container: str, wanted: State) -> 
     if state is not wanted:
         return f"the runtime reports {state}, not {wanted}"
     init = trial.init(spec)
+    if wanted is State.RUNNING and not init:
+        # A start ends when the program is let go; until it has replaced the runtime's own code it has no environment.
+        with contextlib.suppress(WaitTimeout):
+            init = wait_until(lambda: trial.init(spec), START_S, "the container's program")
     if wanted in (State.RUNNING, State.PAUSED) and not init:
         return f"the runtime reports {state}, and the kernel has no such process"
     if wanted in (State.STOPPED, State.ABSENT) and init:
