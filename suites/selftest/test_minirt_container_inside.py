@@ -11,6 +11,8 @@ import pytest
 from minirt_bundle import Bundle, open_bundle
 
 from harness.linux.namespaces import identity
+from harness.minirt.container.idmap import open_mapping
+from harness.minirt.container.spec import IdMap
 
 
 @pytest.fixture
@@ -176,6 +178,35 @@ def test_user_namespace(bundle: Bundle) -> None:
     assert lines[0].split() == ["0", "0", "10"]
     assert lines[1].startswith("uid=0(root) gid=0")
     assert lines[2:] == ["writable"]
+
+
+@pytest.mark.parametrize("own_user_namespace", [False, True])
+def test_a_mount_with_mapped_ids(bundle: Bundle, tmp_path: Path, own_user_namespace: bool) -> None:
+    (tmp_path / "file").touch()
+    os.chown(tmp_path / "file", 5, 6)
+    tmp_path.chmod(0o755)  # its owner is another one inside
+    maps = [{"containerID": 0, "hostID": 3, "size": 7}]
+    mount = {"destination": "/mapped", "type": "bind", "source": str(tmp_path), "options": ["rbind"]}
+    bundle.config["mounts"].append({**mount, "uidMappings": maps, "gidMappings": maps})
+    if own_user_namespace:
+        bundle.config["linux"]["namespaces"].append({"type": "user"})
+        same = [{"containerID": 0, "hostID": 0, "size": 10}]
+        bundle.config["linux"] |= dict.fromkeys(("uidMappings", "gidMappings"), same)
+    assert bundle.run("stat -c %u:%g /mapped/file; stat -c %u /bin").split() == ["8:9", "0"]
+
+
+def test_a_user_namespace_by_path(bundle: Bundle) -> None:
+    """With a pid namespace of the container's own, which then belongs to it."""
+    maps = [IdMap(0, 0, 10)]
+    user = open_mapping(maps, maps)
+    try:
+        path = f"/proc/{os.getpid()}/fd/{user}"
+        bundle.config["linux"]["namespaces"].append({"type": "user", "path": path})
+        lines = bundle.run("cat /proc/self/uid_map; echo $$; stat -L -c %i /proc/self/ns/user").splitlines()
+        assert lines[0].split() == ["0", "0", "10"]
+        assert lines[1:] == ["1", str(os.fstat(user).st_ino)]
+    finally:
+        os.close(user)
 
 
 def test_namespaces_by_path(bundle: Bundle) -> None:

@@ -41,7 +41,7 @@ def clone_tree(fd: int, recursive: bool = False) -> int:
     return sys.open_tree(fd, "", flags)
 
 
-def open_bind(stage: Stage, source: str, options: MountOptions, maps: Maps | None) -> int:
+def open_bind(stage: Stage, source: str, options: MountOptions, maps: Maps | None = None) -> int:
     """A detached mount of a file or folder of the machine, with its attributes and its mapping of ids."""
     recursive = bool(options.flags & sys.MS_REC)
     if options.subfolder:
@@ -130,7 +130,6 @@ class Bind(Operation):
     source: str
     destination: str
     options: MountOptions
-    maps: Maps | None = None
     prepared: str = ""
     """the key of the mount in `Stage.trees`, where it has been prepared"""
 
@@ -139,7 +138,7 @@ class Bind(Operation):
         return f"bind mount {self.source} on {self.destination}"
 
     def perform(self, stage: Stage) -> None:
-        tree = stage.trees[self.prepared] if self.prepared else open_bind(stage, self.source, self.options, self.maps)
+        tree = stage.trees[self.prepared] if self.prepared else open_bind(stage, self.source, self.options)
         target = rootfs.make_target(stage.root, self.destination, os.fstat(tree).st_mode)
         if self.options.copy_up:
             fill(rootfs.magic(tree), target)

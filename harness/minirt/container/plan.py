@@ -116,12 +116,13 @@ def make_plan(
         else:
             at_birth |= FLAGS[kind]
     profile = None if spec.seccomp is None else seccomp.compile_profile(spec.seccomp, seccomp_cache)
-    detours = "user" in joins or ("user" in new and any(_maps(spec, mount) for mount in spec.mounts))
+    # Mapping ids takes a process whose own id is known to the machine's /proc, and which the machine trusts.
+    detours = "user" in joins or any(_maps(spec, mount) for mount in spec.mounts)
     foyer = _foyer_steps(spec, process, cgroup, joins, new, overlay) if detours else ()
     setup = [
         *(() if detours else _privileged_steps(process, cgroup)),
         *_namespace_steps(spec, new, () if detours else joins, late, new_keyring, id),
-        *_root_steps(spec, process, cgroup, layout, new, joins, pivot, bundle, id, overlay, detours),
+        *_root_steps(spec, process, cgroup, layout, new, joins, pivot, bundle, id, overlay, detours and "mnt" in new),
         *process_steps(process, "user" in new or "user" in joins, spec.personality),
     ]
     return Plan(
@@ -165,7 +166,7 @@ def _foyer_steps(
     if "mnt" in new:
         yield preparing.LeaveMounts()
         if overlay:
-            yield preparing.PrepareOverlay(preparing.ROOT, spec.root, overlay, Maps(spec.uid_maps, spec.gid_maps))
+            yield preparing.PrepareOverlay(preparing.ROOT, spec.root, overlay, _maps_of_root(spec))
         else:
             yield preparing.PrepareRoot(spec.root)
         for index, mount in enumerate(spec.mounts):
@@ -182,6 +183,10 @@ def _foyer_steps(
         yield operations.JoinNamespaces(tuple(joins))
     if "user" in joins:
         yield operations.BecomeRoot()
+
+
+def _maps_of_root(spec: Spec) -> Maps | None:
+    return Maps(spec.uid_maps, spec.gid_maps) if spec.uid_maps else None
 
 
 def _maps_of_image(mount: Mount) -> Maps | None:
@@ -232,7 +237,7 @@ def _root_steps(
     bundle: str,
     id: str,
     overlay: str,
-    detours: bool,
+    prepared: bool,
 ) -> Iterator[Operation]:
     in_user_namespace = "user" in new or "user" in joins
     parent_hooks = spec.hooks.get("prestart") or spec.hooks.get("createRuntime")
@@ -244,7 +249,7 @@ def _root_steps(
     propagation = spec.rootfs_propagation
     yield mounting.SetPropagation(propagation or sys.MS_SLAVE | sys.MS_REC)
     shared = bool(propagation & sys.MS_SHARED)
-    if detours:
+    if prepared:
         yield preparing.EnterTree()
     elif overlay:
         yield mounting.EnterOverlay(spec.root, overlay, shared)
@@ -253,9 +258,8 @@ def _root_steps(
     dev_is_bound = False
     after: list[Operation] = []
     for index, mount in enumerate(spec.mounts):
-        if mount.options.bind or (detours and _maps_of_image(mount)):
-            prepared = str(index) if detours else ""
-            yield mounting.Bind(mount.source, mount.destination, mount.options, _maps(spec, mount), prepared)
+        if mount.options.bind or (prepared and _maps_of_image(mount)):
+            yield mounting.Bind(mount.source, mount.destination, mount.options, str(index) if prepared else "")
         else:
             yield _mount_step(mount, cgroup, layout, new)
         destination = "/" + mount.destination.strip("/")

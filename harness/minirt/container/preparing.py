@@ -58,7 +58,7 @@ class PrepareOverlay(Operation):
     path: str
     options: str
     """of overlayfs, as mount(2) takes them, ``lowerdir`` first"""
-    maps: Maps
+    maps: Maps | None
     attributes: Attributes = Attributes()
     subfolder: str = ""
 
@@ -67,7 +67,7 @@ class PrepareOverlay(Operation):
         return "mount the root filesystem" if self.key == ROOT else "mount an image"
 
     def perform(self, stage: Stage) -> None:
-        mapping = stage.mapping(self.maps)
+        mapping = -1 if self.maps is None else stage.mapping(self.maps)
         layers, _, others = self.options.removeprefix("lowerdir=").partition(",")
         sys.mount("layers", self.path, "tmpfs", sys.MS_NOSUID | sys.MS_NODEV, "mode=700")
         # Relative names are short: the data of mount(2) is one page.
@@ -77,7 +77,8 @@ class PrepareOverlay(Operation):
             os.mkdir(str(index))
             place = os.open(str(index), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             tree = sys.open_tree(sys.AT_FDCWD, layer, sys.OPEN_TREE_CLONE)
-            map_ids(tree, mapping, layer)
+            if mapping >= 0:
+                map_ids(tree, mapping, layer)
             sys.move_mount(tree, "", place, "", _ATTACH)
             os.close(tree)
             os.close(place)

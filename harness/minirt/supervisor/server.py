@@ -7,7 +7,6 @@ import time
 from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM
 from _socket import socket as Socket
 
-from harness.linux import syscalls
 from harness.minirt.container import cgroup as cgroups
 from harness.minirt.container import document
 from harness.minirt.container import state as states
@@ -20,13 +19,13 @@ from harness.minirt.container.record import changed
 from harness.minirt.container.resources import parse_resources
 from harness.minirt.container.spec import parse_process, parse_spec
 from harness.minirt.errors import AlreadyExists, CgroupError, InvalidArgument, MinirtError, NotFound, WrongState
-from harness.minirt.supervisor import pause, pod
 from harness.minirt.supervisor.adoption import adopt
 from harness.minirt.supervisor.attachment import Attachment
-from harness.minirt.supervisor.container import Container, reap
+from harness.minirt.supervisor.container import Container
 from harness.minirt.supervisor.execution import Execution, Place
 from harness.minirt.supervisor.log import LogFile, timestamp
 from harness.minirt.supervisor.peer import Peer
+from harness.minirt.supervisor.pods import Pods
 from harness.minirt.supervisor.protocol import VERSION
 from harness.minirt.supervisor.stdio import Stdio, keep_log, send_descriptor
 
@@ -54,8 +53,7 @@ class Server:
         self._files = files
         self._layout = cgroups.read_layout()
         self._containers: dict[str, Container] = {}
-        self._pauses: dict[str, int] = {}
-        """pods whose pid namespace is kept → pidfd of the process that does"""
+        self._pods = Pods(loop, state, self._tell_lost)
         self._subscribers: list[Peer] = []
         self._socket = Socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
         self._ending = False
@@ -79,11 +77,7 @@ class Server:
 
     def adopt(self) -> None:
         """Look after pods and containers that another supervisor has left, which was killed."""
-        pods = f"{self._state}/pods"
-        for id in os.listdir(pods) if os.path.isdir(pods) else ():
-            pid, pidfd = pause.find(f"{pods}/{id}")
-            if pid:
-                self._watch_pause(id, pidfd)
+        self._pods.adopt()
         for container in adopt(self._loop, self._state, self._layout, self._open_log):
             self._containers[container.id] = container
             container.when_ended(self._tell_end)
@@ -129,81 +123,29 @@ class Server:
         return self._hello(peer, message, fds)
 
     def _create_pod(self, peer: Peer, message: dict[str, Any], fds: list[int]) -> None:
-        folder = self._pod_folder(message["id"])
-        pidfd, pipe = pod.begin(folder, message)
-
-        def ended() -> None:
-            self._loop.remove(pidfd)
-            killed = reap(pidfd) != 0
-            os.close(pidfd)
-            problem = os.read(pipe, 4096) or (b"the process that made its namespaces was killed" if killed else b"")
-            os.close(pipe)
-            if problem:
-                pod.remove(folder)
-                peer.refuse(InvalidArgument(f"pod {message['id']}: {problem.decode(errors='replace')}"))
-            else:
-                peer.say({"result": {}})
-
-        self._loop.add(pidfd, ended)
+        _plain(message["id"])
+        self._pods.create(message, lambda problem: self._conclude(peer, problem))
 
     def _hold_pids(self, peer: Peer, message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
-        """Keep a pid namespace for a pod's containers to share; nothing happens where that is done."""
-        id = message["id"]
-        folder = self._pod_folder(id)
-        if id not in self._pauses:
-            if os.path.exists(f"{folder}/pause"):
-                raise WrongState(f"pod {id} has lost its first process")
-            self._watch_pause(id, pause.start(folder)[1])
+        self._pods.hold_pids(_plain(message["id"]))
         return {}
 
-    def _watch_pause(self, id: str, pidfd: int, removing: Callable[[], None] | None = None) -> None:
-        def ended() -> None:
-            self._loop.remove(pidfd)
-            reap(pidfd)
-            os.close(pidfd)
-            del self._pauses[id]
-            if removing is not None:
-                removing()
-            else:
-                for peer in list(self._subscribers):
-                    peer.say({"event": "pod ended", "id": id})
+    def _remove_pod(self, peer: Peer, message: dict[str, Any], fds: list[int]) -> None:
+        self._pods.remove(_plain(message["id"]), lambda problem: self._conclude(peer, problem))
 
-        self._loop.remove(pidfd)
-        self._pauses[id] = pidfd
-        self._loop.add(pidfd, ended)
+    def _conclude(self, peer: Peer, problem: MinirtError | None) -> None:
+        if problem is None:
+            peer.say({"result": {}})
+        else:
+            peer.refuse(problem)
 
-    def _remove_pod(self, peer: Peer, message: dict[str, Any], fds: list[int]) -> dict[str, Any] | None:
-        id = message["id"]
-        folder = self._pod_folder(id)
-        pidfd = self._pauses.get(id, -1)
-        if pidfd < 0:
-            pause.kill(folder)
-            pod.remove(folder)
-            return {}
-
-        def remove() -> None:
-            try:
-                pause.kill(folder)
-                pod.remove(folder)
-            except OSError as error:
-                peer.refuse(MinirtError(f"remove pod: {error}"))
-            else:
-                peer.say({"result": {}})
-
-        # What else is in its namespace is reaped by this loop: it must not wait here.
-        self._watch_pause(id, pidfd, remove)
-        try:
-            syscalls.pidfd_send_signal(pidfd, _SIGKILL)
-        except ProcessLookupError:
-            pass  # about to be noticed
-        return None
+    def _tell_lost(self, id: str) -> None:
+        for peer in list(self._subscribers):
+            peer.say({"event": "pod ended", "id": id})
 
     def _can_map_ids(self, peer: Peer, message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
         """Whether the filesystem that ``path`` is on can be shown to a user namespace."""
         return {"can": can_map(message["path"])}
-
-    def _pod_folder(self, id: str) -> str:
-        return f"{self._state}/pods/{_plain(id)}"
 
     def _start(self, peer: Peer, message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
         """Start the container whose config.json is in ``<state>/containers/<id>``."""
@@ -421,10 +363,7 @@ class Server:
                 call()
 
     def _close(self) -> None:
-        folder = f"{self._state}/pods"
-        for id in os.listdir(folder) if os.path.isdir(folder) else ():
-            pause.kill(f"{folder}/{id}")
-            pod.remove(f"{folder}/{id}")
+        self._pods.remove_all()
         self._loop.remove(self._socket.fileno())
         self._socket.close()
         try:
