@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 NAME = r"[a-z0-9]+(?:[._/-][a-z0-9]+)*"
 ROUTE = re.compile(rf"/v2/(?P<name>{NAME})/(?P<kind>manifests|blobs|tags)/(?P<reference>[A-Za-z0-9_][A-Za-z0-9._:-]*)")
@@ -63,6 +63,17 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self._answer(body=True)
+
+    def do_POST(self) -> None:
+        """A token for a password in a form: the OAuth2 way of the Docker registry's token authentication."""
+        body = self.rfile.read(int(self.headers.get("Content-Length", "0"))).decode(errors="replace")
+        form = {name: values[0] for name, values in parse_qs(body).items()}
+        if urlsplit(self.path).path != "/token":
+            self._refuse("UNSUPPORTED", "no such endpoint", True)
+        elif (form.get("username"), form.get("password")) != (USER, PASSWORD):
+            self._lock("Basic", True)
+        else:
+            self._json(HTTPStatus.OK, {"access_token": TOKEN}, True)
 
     def do_HEAD(self) -> None:
         self._answer(body=False)

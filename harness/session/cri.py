@@ -5,17 +5,17 @@ from __future__ import annotations
 import contextlib
 import copy
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 from harness.client.cri_config import sandbox_config
 from harness.client.cri_door import CALL_TIMEOUT_S, CriDoor, dial
 from harness.client.crilog import parse_cri_log
 from harness.client.streams import Streams, open_command, open_port
-from harness.clock import wait_until
+from harness.clock import SYSTEM_CLOCK, wait_until
 from harness.errors import NotExpressible, RuntimeRefusal
 from harness.model.container import ExecResult, LogLine, Network, Stream
 from harness.session.trial import IMAGE, Trial
@@ -27,8 +27,10 @@ READY, NOT_READY = 0, 1
 """runtime.v1.PodSandboxState"""
 POD, CONTAINER, NODE, TARGET = 0, 1, 2, 3
 """runtime.v1.NamespaceMode"""
+T = TypeVar("T")
 SLEEP = ("/bin/sleep", "3600")
 PATIENCE_S = 15.0
+SETTLE_PAUSE_S, SETTLED_ROUNDS = 0.01, 4
 
 MILESTONES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "1.26": ("ListMetricDescriptors", {}),
@@ -96,6 +98,8 @@ class CriTrial:
     trial: Trial
     door: CriDoor
     """the way of the test's own calls; a proof puts a broken one here"""
+    patience_s: float = PATIENCE_S
+    """how long a test waits for what has to come; a proof waits for what never comes, and not as long"""
     _honest: CriDoor = field(init=False)
     _harbour: dict[str, Pod] = field(default_factory=dict)
     _pods: list[Pod] = field(default_factory=list)
@@ -116,6 +120,10 @@ class CriTrial:
 
     def image(self, name: str = IMAGE) -> str:
         return self.trial.image(name)
+
+    def wait(self, predicate: Callable[[], T], what: str) -> T:
+        """Wait until `predicate` is true; its value. Raises `WaitTimeout`."""
+        return wait_until(predicate, self.patience_s, f"{self.trial.subject.name}: {what}")
 
     # What the runtime says it can do
 
@@ -252,15 +260,24 @@ class CriTrial:
     def ended(self, box: Box) -> Ran:
         """Wait for the end of a container. Raises `WaitTimeout`."""
         status = self.await_exit(box)
+        self._settle(box)
         lines = self.log(box)
         said = {stream: "".join(f"{line.text}\n" for line in lines if line.stream is stream) for stream in Stream}
         return Ran(box, status, said[Stream.STDOUT], said[Stream.STDERR])
+
+    def _settle(self, box: Box) -> None:
+        """Wait until a log stands still: an engine may tell of an end before it has written the last lines."""
+        size, still = -1, 0
+        while still < SETTLED_ROUNDS:
+            SYSTEM_CLOCK.sleep(SETTLE_PAUSE_S)
+            last, size = size, box.log.stat().st_size if box.log.exists() else 0
+            still = still + 1 if size == last else 0
 
     def status(self, box: Box, **request: Any) -> Any:
         """``ContainerStatus``."""
         return self.call("ContainerStatus", container_id=box.id, **request).status
 
-    def await_exit(self, box: Box, timeout_s: float = PATIENCE_S) -> Any:
+    def await_exit(self, box: Box) -> Any:
         """The status of a container that has ended. Raises `WaitTimeout`."""
         found: list[Any] = []
 
@@ -268,7 +285,7 @@ class CriTrial:
             found[:] = [self.status(box)]
             return bool(found[0].state == EXITED)
 
-        wait_until(over, timeout_s, f"{self.trial.subject.name}: {box.name} to end")
+        self.wait(over, f"{box.name} to end")
         return found[0]
 
     def stop(self, box: Box, timeout: int = 0) -> None:
@@ -302,21 +319,23 @@ class CriTrial:
 
     def await_line(self, box: Box, text: str, count: int = 1) -> None:
         """Wait until a container has printed a line, as often as `count`. Raises `WaitTimeout`."""
-        wait_until(
+        self.wait(
             lambda: sum(line.text == text for line in self.log(box)) >= count,
-            PATIENCE_S,
-            f"{self.trial.subject.name}: {count} lines {text!r} in the log of {box.name}",
+            f"{count} lines {text!r} in the log of {box.name}",
         )
 
     def processes(self, box: Box) -> list[Sighting]:
         """The kernel's view of a container: its processes, init first."""
         return self.trial.witness.processes(box.name)
 
+    def family(self, box: Box) -> list[Sighting]:
+        """The same, once there is one. Raises `WaitTimeout`."""
+        # An engine may answer before the kernel has exchanged its program for the container's.
+        return self.wait(lambda: self.processes(box), f"a process of {box.name}")
+
     def init(self, box: Box) -> int:
         """The process number, as seen from outside, of a container's init."""
-        processes = self.processes(box)
-        assert processes, f"the kernel has no process of {box.name}"
-        return processes[0].pid
+        return self.family(box)[0].pid
 
     # Streams
 

@@ -55,6 +55,8 @@ class Trial:
     steps: Stepper
     registry: str
     """``host:port`` of the registry, as this engine reaches it"""
+    blobs: Path
+    """the folder of the images that it serves"""
     _containers: list[str] = field(default_factory=list)
     _sandboxes: list[str] = field(default_factory=list)
     _harbour: dict[Network, str] = field(default_factory=dict)
@@ -257,7 +259,7 @@ def open_trial(
         meter = stack.enter_context(open_meter(layout, _groups(arena, engine)))
         witness = Witness(layout, _where(arena, engine), arena.keeper_pid)
         trial = Trial(
-            subject, arena, engine, client, meter, witness, Stepper(subject, client, meter, recorder), address
+            subject, arena, engine, client, meter, witness, Stepper(subject, client, meter, recorder), address, blobs
         )
         trial.steps.resident = subject.engine != "none"
         stack.callback(trial.close)
