@@ -320,7 +320,7 @@ class CriTrial:
     def await_line(self, box: Box, text: str, count: int = 1) -> None:
         """Wait until a container has printed a line, as often as `count`. Raises `WaitTimeout`."""
         self.wait(
-            lambda: sum(line.text == text for line in self.log(box)) >= count,
+            lambda: sum(line.text.rstrip("\r") == text for line in self.log(box)) >= count,
             f"{count} lines {text!r} in the log of {box.name}",
         )
 

@@ -13,6 +13,7 @@ from harness.errors import RuntimeRefusal
 from harness.linux.mounts import read_mounts
 from harness.linux.namespaces import identity
 from harness.model.area import Area
+from harness.model.container import Network
 from harness.session.breach import accepts, drops, puts, swaps
 from harness.session.cri import POD, READY, Box, CriTrial, secured
 
@@ -280,7 +281,7 @@ def test_user_namespace_of_a_pod(cri: CriTrial) -> None:
     volume.mkdir()
     (volume / "manifest").write_text("cargo\n")
     os.chown(volume / "manifest", 1000, 1000)
-    pod = cri.pod(linux=secured(namespace_options={"userns_options": USERNS}))
+    pod = cri.pod(Network.BRIDGE, hostname="quay", linux=secured(namespace_options={"userns_options": USERNS}))
     mount = {"host_path": str(volume), "container_path": "/cargo", "uidMappings": [MAPPING], "gidMappings": [MAPPING]}
     box = cri.launch(pod=pod, mounts=[mount], linux=secured(namespace_options={"userns_options": USERNS}))
     pid = cri.init(box)
@@ -297,4 +298,4 @@ def test_user_namespace_that_cannot_be_is_refused(cri: CriTrial) -> None:
     cri.needs_feature("user_namespaces")
     for wrong in ({"mode": POD, "uids": [{**MAPPING, "length": 0}], "gids": [MAPPING]}, {**USERNS, "mode": 1}):
         with pytest.raises(RuntimeRefusal):
-            cri.pod(linux=secured(namespace_options={"userns_options": wrong}))
+            cri.pod(Network.BRIDGE, hostname="quay", linux=secured(namespace_options={"userns_options": wrong}))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import tarfile
 
 import pytest
 
-from harness.errors import RuntimeRefusal
+from harness.command import Group
+from harness.errors import NotExpressible, RuntimeRefusal
 from harness.model.area import Area
 from harness.session.breach import answers, drops, pretends, refuses
 from harness.session.cri import RUNNING, CriTrial
@@ -83,10 +86,31 @@ def test_update_of_a_pods_resources(cri: CriTrial) -> None:
         cri.call("UpdatePodSandboxResources", pod_sandbox_id="no-such-pod", resources={"cpu_shares": 512})
 
 
+def needs_criu(cri: CriTrial) -> None:
+    """Go on only where criu is installed, and can dump a process of this machine's kernel at all."""
+    program = shutil.which("criu", path="/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin")
+    if program is None:
+        raise NotExpressible("this machine", "has no criu")
+    images = cri.trial.arena.state / "criu"
+    images.mkdir(exist_ok=True)
+    sink = os.open(os.devnull, os.O_WRONLY)
+    try:
+        process = cri.trial.arena.start(["/bin/sleep", "60"], group=Group.HARNESS, stdout_fd=sink, stderr_fd=sink)
+    finally:
+        os.close(sink)
+    try:
+        words = ("dump", "--tree", str(process.pid), "--images-dir", str(images), "--leave-running", "--shell-job")
+        if cri.trial.arena.run([program, *words], timeout_s=30, group=Group.HARNESS).status:
+            raise NotExpressible("this machine", "has a criu that cannot dump a process of this kernel")
+    finally:
+        process.stop()
+
+
 @pytest.mark.breach(pretends("CheckpointContainer"))
 def test_checkpoint(cri: CriTrial) -> None:
     """CheckpointContainer: an archive at ``location``; the container goes on."""
     cri.needs_call("CheckpointContainer", container_id="no-such-container", location="/no/such/place")
+    needs_criu(cri)
     location = cri.trial.arena.state / "checkpoint.tar"
     box = cri.launch()
     cri.call("CheckpointContainer", container_id=box.id, location=str(location), timeout=30)
