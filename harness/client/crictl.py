@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.client.cri_config import container_config, sandbox_config
+from harness.client.cri_door_crictl import CrictlDoor
 from harness.client.crilog import parse_time_ns
 from harness.client.refusals import CRI_WORDS, by_code, by_words
 from harness.client.tool import NativeTool, Tool, find_tool
@@ -55,6 +56,7 @@ class Crictl:
             *("--runtime-endpoint", address, "--image-endpoint", address),
         )
         self._tool = Tool(site.runner, prefix, self.tally, refusal)
+        self.door = CrictlDoor(self._tool, site.workspace)
 
     def via(self, operation: Operation) -> str:
         return self._native.name if operation in (Operation.PAUSE, Operation.RESUME) else ""

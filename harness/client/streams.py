@@ -60,6 +60,7 @@ class Streams:
         self.ended: set[str] = set()
         self.reset: set[str] = set()
         self.closed = False
+        self.patience_s = REPLY_S
         self._socket = connection
         self._take(first)
 
@@ -86,8 +87,9 @@ class Streams:
     def output(self, channel: str = "stdout") -> bytes:
         return bytes(self.received.get(channel, b""))
 
-    def until(self, done: Callable[[], bool], what: str, timeout_s: float = REPLY_S) -> None:
+    def until(self, done: Callable[[], bool], what: str, timeout_s: float | None = None) -> None:
         """Take what comes until `done`. Raises `CallTimeout`, also where the server hangs up before."""
+        timeout_s = timeout_s or self.patience_s
         last_ns = SYSTEM_CLOCK.monotonic_ns() + round(timeout_s * 1e9)
         while not done():
             left_s = (last_ns - SYSTEM_CLOCK.monotonic_ns()) / 1e9
@@ -97,11 +99,11 @@ class Streams:
                 raise CallTimeout(f"waiting for {what}: {how}; so far {got}", "stream")
             self._receive(left_s)
 
-    def read(self, word: bytes, channel: str = "stdout", timeout_s: float = REPLY_S) -> None:
+    def read(self, word: bytes, channel: str = "stdout", timeout_s: float | None = None) -> None:
         """Wait for `word` on a channel."""
         self.until(lambda: word in self.output(channel), f"{word!r} on {channel}", timeout_s)
 
-    def finish(self, timeout_s: float = REPLY_S) -> dict[str, Any]:
+    def finish(self, timeout_s: float | None = None) -> dict[str, Any]:
         """Wait until the server is done; the status that it left on the error channel, {} for none."""
         self.until(lambda: self.closed, "the end of the connection", timeout_s)
         said = self.output("error")

@@ -26,13 +26,14 @@ class Tool:
     ) -> None:
         """`refusal` turns a command that failed into the error to raise."""
         self.prefix = prefix
-        self._runner, self._tally, self._refusal, self._group = runner, tally, refusal, group
+        self.refusal = refusal
+        self._runner, self._tally, self._group = runner, tally, group
 
     def run(self, *words: str, timeout_s: float = CALL_TIMEOUT_S, call: str = "") -> Completed:
         """Run the tool with `words` added. Raises what `refusal` makes of a failure, and `CallTimeout`."""
         done = self.attempt(*words, timeout_s=timeout_s, call=call)
         if done.status:
-            raise self._refusal(done)
+            raise self.refusal(done)
         return done
 
     def attempt(

@@ -33,7 +33,7 @@ PATIENCE_S = 15.0
 SETTLE_PAUSE_S, SETTLED_ROUNDS = 0.01, 4
 
 MILESTONES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "1.26": ("ListMetricDescriptors", {}),
+    "1.26": ("ListPodSandboxMetrics", {}),
     "1.28": ("RuntimeConfig", {}),
     "1.33": ("UpdatePodSandboxResources", {"pod_sandbox_id": "no-such-pod"}),
 }
@@ -357,12 +357,16 @@ class CriTrial:
         channels = [name for name in ("stdin", "stdout", "stderr") if wanted[name]]
         if wanted.get("tty"):
             channels.append("resize")
-        return open_command(self.dial(url), url, channels, transport)
+        return self._patient(open_command(self.dial(url), url, channels, transport))
 
     def open_port(self, pod: Pod, port: int, transport: str) -> Streams:
         """``PortForward``, connected to one port."""
         url = self.url("PortForward", pod_sandbox_id=pod.id, port=[port])
-        return open_port(self.dial(url), url, port, transport)
+        return self._patient(open_port(self.dial(url), url, port, transport))
+
+    def _patient(self, streams: Streams) -> Streams:
+        streams.patience_s = self.patience_s
+        return streams
 
     @contextlib.contextmanager
     def stream(self, rpc: str, **request: Any) -> Iterator[Iterator[Any]]:

@@ -247,6 +247,7 @@ def test_layers_that_another_image_has_too_stay(bare: CriTrial) -> None:
     for name in ("seatrial/plain:1", "seatrial/docker:1"):
         pull(bare, bare.image(name))
     bare.call("RemoveImage", image={"image": bare.image("seatrial/plain:1")})
+    assert status(bare, bare.image("seatrial/docker:1")).id
     assert prints(bare, "seatrial/docker:1") == SPARE
 
 

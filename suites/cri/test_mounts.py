@@ -10,7 +10,7 @@ import pytest
 from harness.errors import RuntimeRefusal
 from harness.linux.mounts import read_mounts
 from harness.model.area import Area
-from harness.session.breach import accepts, answers, drops, puts
+from harness.session.breach import answers, drops, puts, swaps
 from harness.session.cri import Box, CriTrial, secured
 
 pytestmark = pytest.mark.operation(Area.MOUNTS)
@@ -96,8 +96,12 @@ def test_recursive_readonly(volume: Path, cri: CriTrial) -> None:
 def test_recursive_readonly_goes_with_readonly_and_private(wrong: dict[str, Any], volume: Path, cri: CriTrial) -> None:
     """recursive_read_only: "readonly must be explicitly set to true, and propagation must be PRIVATE"."""
     cri.needs_feature("recursive_read_only_mounts")
-    with pytest.raises(RuntimeRefusal):
-        cri.launch(mounts=[mount(volume, **wrong)])
+    share(cri, volume)
+    try:
+        with pytest.raises(RuntimeRefusal):
+            cri.launch(mounts=[mount(volume, **wrong)])
+    finally:
+        unshare(cri, volume)
 
 
 @pytest.mark.breach(drops(MOUNTS))
@@ -209,7 +213,12 @@ def test_mount_over_dev_shm_and_hosts(volume: Path, cri: CriTrial) -> None:
     assert found.lines == ["10.1.2.3 quay"]
 
 
-@pytest.mark.breach(accepts("CreateContainer", "StartContainer"))
+def _escapes(request: dict[str, Any], call: Any) -> Any:
+    (Path(request["config"]["mounts"][0]["host_path"]) / "escaped").mkdir()
+    return call(request)
+
+
+@pytest.mark.breach(swaps("CreateContainer", _escapes))
 def test_mount_point_cannot_leave_the_container(volume: Path, cri: CriTrial) -> None:
     """container_path is "within the container", whatever it says: nothing appears on the host."""
     target = volume / "escaped"

@@ -238,7 +238,7 @@ def test_pod_has_its_dns_config(cri: CriTrial) -> None:
 
 
 SYSCTLS = {
-    "safe": {"net.ipv4.ip_unprivileged_port_start": "0"},
+    "safe": {"net.ipv4.ip_unprivileged_port_start": "77"},
     "slash": {"net/ipv4/ping_group_range": "0 70000"},
     "unsafe": {"kernel.msgmax": "9000", "net.core.somaxconn": "1234", "kernel.shm_rmid_forced": "1"},
 }
@@ -330,7 +330,17 @@ def test_target_that_is_not_there_is_refused(cri: CriTrial) -> None:
         cri.launch(linux=modes(pid=TARGET, target_id="no-such-container"))
 
 
+def _other_ipc(request: dict[str, Any]) -> dict[str, Any]:
+    options = request["config"]["linux"]["security_context"]["namespace_options"]
+    options["ipc"] = POD if options.get("ipc", POD) == NODE else NODE
+    return request
+
+
 @pytest.mark.parametrize("mode", [POD, NODE], ids=["pod", "node"])
+@pytest.mark.breach(
+    swaps("RunPodSandbox", lambda request, call: call(_other_ipc(request))),
+    swaps("CreateContainer", lambda request, call: call(_other_ipc(request))),
+)
 def test_ipc_namespace(mode: int, cri: CriTrial) -> None:
     """NamespaceOption.ipc, POD: shared in the pod and with nobody else; NODE: the node's."""
     pod = cri.pod(linux=modes(ipc=mode))
@@ -339,18 +349,6 @@ def test_ipc_namespace(mode: int, cri: CriTrial) -> None:
     node = identity(cri.trial.arena.keeper_pid, "ipc")
     assert first == second
     assert (first == node) is (mode == NODE)
-
-
-test_ipc_namespace = pytest.mark.breach(
-    swaps("RunPodSandbox", lambda request, call: call(_other_ipc(request))),
-    swaps("CreateContainer", lambda request, call: call(_other_ipc(request))),
-)(test_ipc_namespace)
-
-
-def _other_ipc(request: dict[str, Any]) -> dict[str, Any]:
-    options = request["config"]["linux"]["security_context"]["namespace_options"]
-    options["ipc"] = POD if options.get("ipc", POD) == NODE else NODE
-    return request
 
 
 @pytest.mark.breach(
