@@ -228,6 +228,8 @@ class CrictlDoor:
     # Words and answers
 
     def _text(self, *words: str, more_s: float = 0) -> str:
+        if any("\0" in word for word in words):
+            raise NotExpressible("crictl", "cannot be told a NUL: no command line has one")
         return self._tool.run(*words, timeout_s=CALL_TIMEOUT_S + more_s).text
 
     def _done(self, rpc: str, *words: str, more_s: float = 0) -> Any:

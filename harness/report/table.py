@@ -9,7 +9,7 @@ import click
 from tabulate import tabulate
 
 from harness.model.record import Outcome
-from harness.report.matrix import MARKS, NO_MARK, Column, Finding, Matrix, Row
+from harness.report.matrix import AREAS, MARKS, NO_MARK, Cell, Column, Finding, Matrix, Row
 from harness.report.sentences import describe_absent, describe_figures, describe_legend, describe_run
 from harness.report.words import megabytes, number, steps
 
@@ -80,6 +80,9 @@ def _column(column: Column, rows: Sequence[Row], paint: Paint) -> list[str]:
     """Title and cells of a step; marks stand below each other."""
     cells = [row.cells.get(column.operation) for row in rows]
     times = [number(cell.cost.wall_ms) if cell and cell.cost else "" for cell in cells]
+    if column in AREAS:
+        # Many checks and no cost: how many of those that apply have passed.
+        times = [_passed(cell) if cell else "" for cell in cells]
     size = max(map(len, times), default=0)
     texts = [column.title.replace(" ", "\n")]
     for cell, time in zip(cells, times, strict=True):
@@ -87,6 +90,12 @@ def _column(column: Column, rows: Sequence[Row], paint: Paint) -> list[str]:
         first = f"{mark} {time:{_BLANK}>{size}}" if size else mark
         texts.append(f"{first}\n{number(cell.cost.cpu_ms)}" if cell and cell.cost else first)
     return texts
+
+
+def _passed(cell: Cell) -> str:
+    passed = cell.tests.get(Outcome.PASS, 0)
+    wrong = cell.tests.get(Outcome.FAIL, 0) + cell.tests.get(Outcome.ERROR, 0)
+    return f"{passed}/{passed + wrong}" if wrong else str(passed or "")
 
 
 def _chunks(widths: Sequence[int], room: int, sums: int) -> Iterator[tuple[list[int], bool]]:

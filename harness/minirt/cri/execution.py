@@ -13,8 +13,9 @@ from typing import Any
 from harness.minirt.errors import TimedOut
 from harness.minirt.supervisor.client import Supervisor
 
-LIMIT_BYTES = 16 << 20
-"""of each stream; what comes after it is read and thrown away (CRI, ExecSyncResponse)"""
+LIMIT_BYTES = (16 << 20) - 4096
+"""of both streams together; what comes after it is read and thrown away (CRI, ExecSyncResponse). kubelet and crictl take
+no message above 16 MB, with all that is around the output."""
 _READ_BYTES = 1 << 16
 _LOOK_UP_S = 0.5
 DRAIN_S = 1.0
@@ -69,7 +70,7 @@ def run_to_end(
     if result["timed_out"]:
         raise TimedOut(f"the command did not end within {timeout_s:g} s and was killed")
     out, err = outputs.values()
-    return bytes(out.data), bytes(err.data), int(result["exit_code"])
+    return bytes(out.data), bytes(err.data[: LIMIT_BYTES - len(out.data)]), int(result["exit_code"])
 
 
 def _gather(connection: Any, outputs: Mapping[int, _Gathered], cancelled: Callable[[], bool]) -> dict[str, Any]:
