@@ -365,7 +365,7 @@ def test_several_clients_attach(transport: str, cri: CriTrial) -> None:
     """Each gets all of the output."""
     box = cri.launch(ECHO, stdin=True)
     cri.await_line(box, "ready")
-    first = cri.open("Attach", box, transport)
+    first = cri.open("Attach", box, transport, stdin=True)
     second = cri.open("Attach", box, transport, stdin=True)
     second.send(b"cargo\n")
     for streams in (first, second):

@@ -26,7 +26,6 @@ SHORTCOMINGS = frozenset(
         "test_list_of_images_is_filtered",
         "test_log_path_cannot_leave_its_directory[../../escaped.log]",
         "test_network_of_a_pod",  # has no timestamp
-        "test_several_clients_attach[websocket]",
         "test_stop_of_a_removed_pod",
     }
 )
