@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import signal
 import tarfile
@@ -84,6 +85,17 @@ def test_an_image_is_told_of_by_all_its_names(daemon: Daemon, registry: Registry
     remove(daemon, id)
     remove(daemon, id)
     assert left(daemon) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["UPPER CASE", "a\nb", "../../etc/passwd", "x@sha256:123", "sha256:123", "é", "x" * 100_000]
+)
+def test_what_cannot_be_a_name_is_not_here(daemon: Daemon, name: str) -> None:
+    """Clients ask before they pull, and remove what may be gone: as with containerd, the pull alone tells them why not."""
+    assert not status(daemon, name).HasField("image")
+    remove(daemon, name)
+    wanted = api.ImageFilter(image=api.ImageSpec(image=name))
+    assert not daemon.images.ListImages(api.ListImagesRequest(filter=wanted)).images
 
 
 def test_the_pause_image_is_pinned(daemon: Daemon, registry: Registry) -> None:
@@ -189,6 +201,35 @@ def test_a_container_outlives_its_image(daemon: Daemon, registry: Registry) -> N
         assert left(daemon) == []
     finally:
         daemon.remove_pod(pod)
+
+
+@pytest.mark.parametrize("user", [False, True], ids=["plain", "in a user namespace"])
+def test_a_container_of_as_many_layers_as_engines_allow(daemon: Daemon, registry: Registry, user: bool) -> None:
+    layers = [tar_of((f"f{number}", b"%d" % number)) for number in range(126)]
+    registry.add_image("tall", "1", [busybox_layer(), *layers], {"Env": ["PATH=/bin"]}, compress=False)
+    name = f"{registry.address}/tall:1"
+    id = pull(daemon, name)
+    config, options = daemon.pod_config("tall"), api.NamespaceOption(pid=api.NamespaceMode.CONTAINER)
+    options.network = api.NamespaceMode.NODE
+    if user:
+        (daemon.top / "net.d").mkdir()
+        network = {"cniVersion": "1.0.0", "name": "lo", "plugins": [{"type": "loopback"}]}
+        (daemon.top / "net.d/10.conflist").write_text(json.dumps(network))
+        rows = [api.IDMapping(host_id=200_000, container_id=0, length=65536)]
+        options.network = api.NamespaceMode.POD
+        options.userns_options.CopyFrom(api.UserNamespace(mode=api.NamespaceMode.POD, uids=rows, gids=rows))
+        config.linux.security_context.namespace_options.CopyFrom(options)
+    pod = daemon.runtime.RunPodSandbox(api.RunPodSandboxRequest(config=config)).pod_sandbox_id
+    try:
+        whole = api.Mount(container_path="/whole", image=api.ImageSpec(image=id), readonly=True)
+        container = daemon.run(pod, id, FOREVER, mounts=[whole], namespaces=options)
+        assert daemon.exec(container, "cat", "/f0", "/f125", "/whole/f0", "/whole/f125").stdout == b"01250125"
+        daemon.stop(container)
+        daemon.remove(container)
+    finally:
+        daemon.remove_pod(pod)
+        remove(daemon, id)
+    assert left(daemon) == []
 
 
 def test_a_daemon_that_is_killed_in_the_middle_of_a_pull(tmp_path: Path, registry: Registry) -> None:

@@ -6,6 +6,7 @@ import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 
@@ -174,25 +175,36 @@ def certificate(tmp_path: Path) -> tuple[Path, Path]:
     return public, private
 
 
-def test_tls_with_an_authority_of_its_own(bench: Bench, certificate: tuple[Path, Path]) -> None:
-    public, private = certificate
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(public, private)
+@contextmanager
+def serving_tls(bench: Bench, context: ssl.SSLContext) -> Iterator[str]:
+    """The bench's registry over TLS; its URL."""
     handler = type("Handler", (_Handler,), {"registry": bench.registry})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
     server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that do not trust it hang up
     server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:
-        url = f"https://127.0.0.1:{server.server_address[1]}"
-        folder = bench.hosts / "registry.example"
-        folder.mkdir(parents=True)
-        file = folder / "hosts.toml"
+        yield f"https://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
-        def pull() -> None:
-            bench.puller.pull("registry.example/a:1", NOBODY, lambda: False)
 
+def test_tls_with_an_authority_of_its_own(bench: Bench, certificate: tuple[Path, Path]) -> None:
+    public, private = certificate
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(public, private)
+    folder = bench.hosts / "registry.example"
+    folder.mkdir(parents=True)
+    file = folder / "hosts.toml"
+
+    def pull() -> None:
+        bench.puller.pull("registry.example/a:1", NOBODY, lambda: False)
+
+    with serving_tls(bench, context) as url:
         file.write_text(f'server = "{url}"')
         with pytest.raises(Unavailable, match="CERTIFICATE_VERIFY_FAILED"):
             pull()
@@ -203,7 +215,29 @@ def test_tls_with_an_authority_of_its_own(bench: Bench, certificate: tuple[Path,
         pull()
         file.write_text(f'server = "{url}"\nskip_verify = true')
         pull()
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+
+
+@pytest.mark.parametrize("pair", [True, False], ids=["two files", "one file"])
+def test_a_registry_that_asks_who_calls(bench: Bench, certificate: tuple[Path, Path], pair: bool) -> None:
+    public, private = certificate
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(public, private)
+    context.load_verify_locations(public)
+    context.verify_mode = ssl.CERT_REQUIRED
+    folder = bench.hosts / "registry.example"
+    folder.mkdir(parents=True)
+    file = folder / "hosts.toml"
+    (folder / "both.pem").write_text(public.read_text() + private.read_text())
+
+    def pull() -> None:
+        bench.puller.pull("registry.example/a:1", NOBODY, lambda: False)
+
+    with serving_tls(bench, context) as url:
+        trusted = f'server = "{url}"\nca = "{public}"\n'
+        file.write_text(trusted)
+        with pytest.raises(Unavailable):
+            pull()
+        assert bench.registry.requests == []
+        file.write_text(trusted + (f'client = [["{public}", "{private}"]]' if pair else 'client = "both.pem"'))
+        pull()
+        assert len(bench.store.list()) == 1

@@ -15,17 +15,26 @@ from hypothesis import strategies as st
 from minirt_registry import entry, tar_of
 
 from harness.minirt.errors import InvalidArgument
+from harness.minirt.images import layers
 from harness.minirt.images.layers import OPAQUE, adopt, unpack
+from harness.minirt.images.view import stacked
 
 DIR, SYM, LNK, CHR, FIFO = tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE
 
 
-def apply(raw: bytes, folder: Path) -> int:
+def apply(raw: bytes, folder: Path, whole: bool = False) -> int:
     folder.mkdir()
-    return unpack(io.BytesIO(raw), folder).written_bytes
+    if not whole:
+        return unpack(io.BytesIO(raw), folder).written_bytes
+    with stacked(str(folder), []) as root:
+        return layers.apply(io.BytesIO(raw), root)
 
 
-def test_what_an_ordinary_layer_holds(tmp_path: Path) -> None:
+both_ways = pytest.mark.parametrize("whole", [False, True], ids=["alone", "on a tree"])
+
+
+@both_ways
+def test_what_an_ordinary_layer_holds(tmp_path: Path, whole: bool) -> None:
     program = tarfile.TarInfo("usr/bin/tool")
     program.mode, program.uid, program.gid, program.mtime = 0o4755, 3, 4, 1_000_000
     xattr = tarfile.TarInfo("data")
@@ -41,7 +50,7 @@ def test_what_an_ordinary_layer_holds(tmp_path: Path) -> None:
         (xattr, b"12345"),
         ("deep/er/file", b"x"),
     )
-    assert apply(raw, tmp_path / "fs") == 2 + 5 + 1
+    assert apply(raw, tmp_path / "fs", whole) == 2 + 5 + 1
     root = tmp_path / "fs"
     tool = (root / "usr/bin/tool").stat()
     assert (stat.S_IMODE(tool.st_mode), tool.st_uid, tool.st_gid, tool.st_mtime) == (0o4755, 3, 4, 1_000_000)
@@ -89,10 +98,11 @@ def test_the_later_entry_wins(tmp_path: Path) -> None:
     assert (tmp_path / "fs/d/e").read_bytes() == b"1"
 
 
+@both_ways
 @pytest.mark.parametrize("name", ["../escaped", "a/../../escaped", "/../escaped", "a/b/../../../escaped"])
-def test_a_name_that_climbs_out_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_name_that_climbs_out_is_refused(tmp_path: Path, whole: bool, name: str) -> None:
     with pytest.raises(InvalidArgument, match="outside its root"):
-        apply(tar_of((name, b"x")), tmp_path / "fs")
+        apply(tar_of((name, b"x")), tmp_path / "fs", whole)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["fs"]
 
 
@@ -102,44 +112,48 @@ def test_an_absolute_name_is_below_the_root(tmp_path: Path) -> None:
     assert not Path("/minirt-escaped").exists()
 
 
+@both_ways
 @pytest.mark.parametrize("target", ["..", "../..", "{outside}", "/"])
-def test_nothing_is_written_through_a_symbolic_link(tmp_path: Path, target: str) -> None:
+def test_nothing_is_written_through_a_symbolic_link(tmp_path: Path, whole: bool, target: str) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     raw = tar_of(entry("way", SYM, linkname=target.format(outside=outside)), ("way/escaped", b"x"))
     try:
-        apply(raw, tmp_path / "fs")
+        apply(raw, tmp_path / "fs", whole)
     except InvalidArgument:
         pass
     else:
-        assert (tmp_path / "fs/escaped").exists()
+        assert list((tmp_path / "fs").rglob("escaped"))
     assert not (tmp_path / "escaped").exists()
     assert not (tmp_path.parent / "escaped").exists()
     assert not Path("/escaped").exists()
     assert not list(outside.iterdir())
 
 
-def test_a_file_does_not_replace_what_a_link_points_to(tmp_path: Path) -> None:
+@both_ways
+def test_a_file_does_not_replace_what_a_link_points_to(tmp_path: Path, whole: bool) -> None:
     victim = tmp_path / "victim"
     victim.write_text("whole")
-    apply(tar_of(entry("way", SYM, linkname=str(victim)), ("way", b"x")), tmp_path / "fs")
+    apply(tar_of(entry("way", SYM, linkname=str(victim)), ("way", b"x")), tmp_path / "fs", whole)
     assert victim.read_text() == "whole"
     assert (tmp_path / "fs/way").read_bytes() == b"x"
 
 
+@both_ways
 @pytest.mark.parametrize("target", ["../victim", "/etc/passwd", "way/victim", "not there"])
-def test_a_hard_link_to_outside_is_refused(tmp_path: Path, target: str) -> None:
+def test_a_hard_link_to_outside_is_refused(tmp_path: Path, whole: bool, target: str) -> None:
     (tmp_path / "victim").write_text("whole")
     raw = tar_of(entry("way", SYM, linkname=str(tmp_path)), entry("mine", LNK, linkname=target))
     with pytest.raises(InvalidArgument):
-        apply(raw, tmp_path / "fs")
+        apply(raw, tmp_path / "fs", whole)
     assert (tmp_path / "victim").stat().st_nlink == 1
 
 
+@both_ways
 @pytest.mark.parametrize("name", [".wh..", ".wh...", ".wh.", "a/.wh.."])
-def test_a_whiteout_of_nothing_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_whiteout_of_nothing_is_refused(tmp_path: Path, whole: bool, name: str) -> None:
     with pytest.raises(InvalidArgument):
-        apply(tar_of((name, b"")), tmp_path / "fs")
+        apply(tar_of((name, b"")), tmp_path / "fs", whole)
 
 
 def test_what_is_not_a_tar(tmp_path: Path) -> None:
@@ -183,6 +197,7 @@ def resealed(block: bytes) -> bytes:
     return block[:148] + f"{sum(block):06o}\0 ".encode() + block[156:]
 
 
+@both_ways
 @pytest.mark.parametrize(
     ("raw", "reason"),
     [
@@ -194,20 +209,20 @@ def resealed(block: bytes) -> bytes:
         (b"".join(header("x", type=tarfile.XHDTYPE) for _ in range(5000)), "can be read|a header"),
         (header("a") + b"garbage " * 64, "can be read"),
         (header("a", mode=0o644) + header("b") + b"\1" * 512, "can be read"),
-        (tar_of(entry("a", SYM, linkname="a"), ("a/b", b"x")), "cannot be made|leads nowhere"),
+        (tar_of(entry("a", SYM, linkname="a"), ("a/b", b"x")), "cannot be made"),
         (tar_of(("n" * 300, b"x")), "cannot be made"),
         (tar_of(entry("d", b"9")), "no known type"),
-        (tar_of(entry("a", LNK, linkname="a")), "not in the layer"),
-        (tar_of(("d/", b""), entry("e", LNK, linkname="d")), "not in the layer"),
+        (tar_of(entry("a", LNK, linkname="a")), "no file in the layer"),
+        (tar_of(("d/", b""), entry("e", LNK, linkname="d")), "no file in the layer"),
         (header("a", uid=-1), "of user -1"),
         (header("a", gid=(1 << 32) - 1), "of user"),
         (header("a", uid=1 << 40), "of user"),
     ],
     ids=lambda value: str(value)[:24] if not isinstance(value, bytes) else "",
 )
-def test_broken_archives(tmp_path: Path, raw: bytes, reason: str) -> None:
+def test_broken_archives(tmp_path: Path, whole: bool, raw: bytes, reason: str) -> None:
     with pytest.raises(InvalidArgument, match=reason):
-        apply(raw, tmp_path / "fs")
+        apply(raw, tmp_path / "fs", whole)
     assert [path.name for path in tmp_path.iterdir()] == ["fs"]
 
 
@@ -219,7 +234,8 @@ def test_an_archive_may_be_empty_or_lack_its_end(tmp_path: Path) -> None:
     assert (tmp_path / "endless/file").read_bytes() == b"x" * 512
 
 
-def test_holes_stay_holes(tmp_path: Path) -> None:
+@both_ways
+def test_holes_stay_holes(tmp_path: Path, whole: bool) -> None:
     """A file of GNU tar's sparse format 1.0, whose map stands before its content."""
     content = b"1\n1048576\n512\n".ljust(512, b"\0") + b"x" * 512
     info = tarfile.TarInfo("GNUSparseFile.0/hole")
@@ -229,7 +245,7 @@ def test_holes_stay_holes(tmp_path: Path) -> None:
         "GNU.sparse.name": "hole",
         "GNU.sparse.realsize": str(4 << 20),
     }
-    apply(tar_of((info, content), ("after", b"1")), tmp_path / "fs")
+    apply(tar_of((info, content), ("after", b"1")), tmp_path / "fs", whole)
     hole = tmp_path / "fs/hole"
     assert hole.stat().st_size == 4 << 20
     assert hole.stat().st_blocks * 512 < 1 << 20
@@ -250,7 +266,8 @@ def test_a_map_of_holes_that_makes_no_sense(tmp_path: Path, map: str) -> None:
         apply(tar_of((info, map.encode().ljust(512, b"\0") + b"x" * 1024)), tmp_path / "fs")
 
 
-def test_attributes_that_matter_are_kept(tmp_path: Path) -> None:
+@both_ways
+def test_attributes_that_matter_are_kept(tmp_path: Path, whole: bool) -> None:
     # version 2, permitted CAP_NET_RAW (capabilities(7)): bytes that are no text
     capability = bytes.fromhex("0100000200200000000000000000000000000000")
     program = tarfile.TarInfo("ping")
@@ -263,7 +280,7 @@ def test_attributes_that_matter_are_kept(tmp_path: Path) -> None:
     }
     folder = tarfile.TarInfo("d")
     folder.type, folder.mode, folder.pax_headers = DIR, 0o755, {"SCHILY.xattr.trusted.overlay.opaque": "y"}
-    apply(tar_of((program, b"#!"), (folder, b"")), tmp_path / "fs")
+    apply(tar_of((program, b"#!"), (folder, b"")), tmp_path / "fs", whole)
     assert os.getxattr(tmp_path / "fs/ping", "security.capability") == capability
     assert os.listxattr(tmp_path / "fs/ping") == ["security.capability"]
     assert os.listxattr(tmp_path / "fs/d") == []
@@ -294,16 +311,17 @@ def test_attributes_that_matter_are_kept(tmp_path: Path) -> None:
             st.sampled_from(["a", "..", "/", "/etc/passwd", "a/b", "../../..", "", "b"]),
         ),
         max_size=12,
-    )
+    ),
+    st.booleans(),
 )
 def test_no_order_of_entries_leads_out(
-    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, bytes, str]]
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, bytes, str]], whole: bool
 ) -> None:
     top = tmp_path_factory.mktemp("layer")
     (top / "a").write_text("outside")
     entries = [entry(name, kind, linkname=target, mode=0o755) for name, kind, target in rows]
     with contextlib.suppress(InvalidArgument):
-        apply(tar_of(*entries), top / "fs")
+        apply(tar_of(*entries), top / "fs", whole)
     assert sorted(path.name for path in top.iterdir()) == ["a", "fs"]
     assert (top / "a").read_text() == "outside"
     assert (top / "a").stat().st_nlink == 1
@@ -320,7 +338,8 @@ def test_implied_folders_look_as_they_do_below(tmp_path: Path) -> None:
     raw = tar_of(("tmp/file", b"x"), ("var/lib/file", b"x"), ("other/file", b"x"), entry("own", DIR, mode=0o711))
     made = unpack(io.BytesIO(raw), upper)
     assert made.implied == ("other", "tmp", "var", "var/lib")
-    adopt(upper, made.implied, [str(middle), str(lower)])
+    with stacked(str(tmp_path), ["middle", "lower"]) as below:
+        adopt(upper, made, below)
     tmp, var = (upper / "tmp").stat(), (upper / "var").stat()
     assert (stat.S_IMODE(tmp.st_mode), tmp.st_mtime) == (0o1777, 5)
     assert (stat.S_IMODE(var.st_mode), var.st_uid, var.st_gid) == (0o750, 0, 8)

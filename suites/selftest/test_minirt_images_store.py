@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -159,6 +160,27 @@ def test_usage_is_what_is_on_the_disk(bench: Bench) -> None:
     assert bench.snapshots.usage() == Usage(sum(row.bytes for row in truth), sum(row.inodes for row in truth))
     bench.store.remove(image.id)
     assert bench.snapshots.usage() == Usage(0, 0)
+
+
+def test_usage_stays_true_over_many_pulls_and_removals(bench: Bench) -> None:
+    shared = tar_of(("shared", os.urandom(50_000)))
+    for number in range(50):
+        own = tar_of((f"own{number}", os.urandom(5_000)), ("lib/x", b""))
+        bench.registry.add_image("a", str(number), [shared, own], compress=False)
+        bench.pull(f"a:{number}")
+        if number % 3:
+            bench.store.remove(f"{bench.registry.address}/a:{number - number % 2}")
+    images = bench.store.list()
+    assert len(images) > 10
+    words = ["du", "--summarize", "--block-size=1", str(bench.root / "layers")]
+    truth = int(subprocess.run(words, check=True, capture_output=True, text=True, timeout=30).stdout.split()[0])
+    count = len({chain_id for image in images for chain_id in image.chain})
+    # Besides what is in it, each layer has a folder and a record, of a block each.
+    assert truth - count * 3 * 4096 <= bench.snapshots.usage().bytes <= truth
+    for image in images:
+        bench.store.remove(image.id)
+    assert bench.snapshots.usage() == Usage(0, 0)
+    assert bench.left() == []
 
 
 @pytest.fixture

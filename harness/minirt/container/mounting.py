@@ -16,6 +16,7 @@ from harness.minirt.container.files import read_file
 from harness.minirt.container.idmap import Maps, map_ids
 from harness.minirt.container.operations import Operation, Stage
 from harness.minirt.container.options import Attributes, MountOptions
+from harness.minirt.container.stacking import mount_overlay
 
 _ATTACH = sys.MOVE_MOUNT_F_EMPTY_PATH | sys.MOVE_MOUNT_T_EMPTY_PATH
 _MOUNT_ONLY = sys.MS_BIND | sys.MS_REC | sys.MS_REMOUNT
@@ -110,7 +111,7 @@ class EnterOverlay(Operation):
         if self.shared:
             sys.mount(None, _mount_point_of(self.path), None, sys.MS_PRIVATE)
         # A container's root is never used again after its end: nothing in it has to reach the disk when it is unmounted.
-        sys.mount("overlay", self.path, "overlay", 0, f"{self.options},volatile")
+        mount_overlay("overlay", self.path, 0, f"{self.options},volatile")
         stage.root = os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
@@ -176,7 +177,10 @@ class MountFilesystem(Operation):
                 if "mode=" not in data:
                     data = f"{data},mode={os.fstat(target).st_mode & 0o7777:o}".lstrip(",")
             hidden = os.open(".", os.O_RDONLY | os.O_CLOEXEC, dir_fd=target) if options.copy_up else -1
-            sys.mount(self.source or self.type, rootfs.magic(target), self.type, flags, data or None)
+            if self.type == "overlay":
+                mount_overlay(self.source or self.type, rootfs.magic(target), flags, data)
+            else:
+                sys.mount(self.source or self.type, rootfs.magic(target), self.type, flags, data or None)
             if options.propagation or hidden >= 0:
                 fresh = rootfs.find(stage.root, self.destination)
                 if hidden >= 0:

@@ -1,9 +1,14 @@
-"""Unpack one layer: a tar stream into a folder that overlayfs will stack (OCI image-spec, layer.md).
+"""A layer becomes files: a tar stream, applied to what is below it (OCI image-spec, layer.md, "Applying Changesets").
 
-Nothing is ever written outside the folder: every parent is opened with openat2(RESOLVE_IN_ROOT), so a symbolic link or
-an absolute name inside the layer means a place inside the layer, and the last component is never followed. A name
-that climbs above the root is refused. Whiteouts become what overlayfs understands: a character device 0:0, or the
-attribute ``trusted.overlay.opaque``.
+There are two ways, with the same result. `unpack` does not look at the layers below, so that all of an image can be
+unpacked side by side: into a folder of the layer's own, with whiteouts as overlayfs understands them (a character device
+0:0, or the attribute ``trusted.overlay.opaque``). What it has taken for granted about the layers below, `adopt` holds
+against them. The few layers that turn out to be `Entangled` with them (their entries go through a symbolic link of a lower
+layer, or are hard links to its files) are applied once more by `apply`, entry by entry to the whole tree.
+
+Nothing is ever written outside the tree: parents are opened one by one, or with openat2(RESOLVE_IN_ROOT), a symbolic link
+or an absolute name means a place inside, and the last component is never followed. A name that climbs above the root is
+refused.
 """
 
 from __future__ import annotations
@@ -12,352 +17,457 @@ import contextlib
 import errno
 import os
 import posixpath
-import shutil
 import stat
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from harness.linux import syscalls
 from harness.minirt.errors import InvalidArgument
 from harness.minirt.images.archive import BROKEN, Archive
 from harness.minirt.images.compression import Source
+from harness.minirt.images.entries import Room, Writer, clear, copy_attributes, find, set_attributes, times_of
 
 OPAQUE = "trusted.overlay.opaque"
 _WHITEOUT = ".wh."
 _OPAQUE_NAME = ".wh..wh..opq"
 _RESERVED = ".wh..wh."
-_IN_ROOT = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
+_PLAIN = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_SYMLINKS
+_FOLDER = os.O_PATH | os.O_DIRECTORY
+_MOST_LINKS = 40
+"""on the way to one file, as in the kernel (path_resolution(7))"""
+_NO_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+"""what the kernel says of a plain path that is not there, or leads through something that is no folder"""
 _LAYERS_FAULT = (errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EISDIR, errno.EXDEV, errno.EINVAL, errno.EFBIG)
 """what the kernel says of names and sizes that only a broken layer has"""
-_NOBODY = (1 << 32) - 1
 
-Room = Callable[[int], None]
-"""Told of bytes that are about to be written; raises where there is no room for them."""
+
+class Entangled(InvalidArgument):
+    """What a layer holds cannot be made without the layers below, if at all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unpacked:
-    """What a layer has become. `implied` are the folders, parents first, that the layer has things in but says nothing of."""
+    """What a layer has become by itself. All names are relative to its root, and of no symbolic link's."""
 
     written_bytes: int
-    implied: tuple[str, ...]
+    assumed: tuple[str, ...] = ()
+    """folders that it used before it spoke of them: below, there must be no symbolic links of these names"""
+    implied: tuple[str, ...] = ()
+    """those of them that it never spoke of, and which look as they do below"""
+    whiteouts: tuple[str, ...] = ()
+    """what it hides, if it is there"""
 
 
 def unpack(source: Source, folder: Path, room: Room = lambda size: None) -> Unpacked:
-    """Apply the plain tar stream `source` to the empty `folder`.
+    """Unpack the plain tar stream `source` into the empty `folder`, for `adopt`.
 
-    Raises `InvalidArgument` for a damaged or hostile layer, `OSError` where the disk fails, and what `room` does. Half a
-    layer may then be in `folder`, nothing anywhere else.
+    Raises `Entangled`, `InvalidArgument` for a damaged or hostile layer, `OSError` where the disk fails, and what `room`
+    does. Half a layer may then be in `folder`, nothing anywhere else.
     """
-    with contextlib.ExitStack() as stack:
-        root = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        stack.callback(os.close, root)
-        archive = Archive(source)
-        unpacking = _Unpacking(root, archive, room)
-        stack.callback(unpacking.close)
+    with _opened(folder) as root:
+        alone = _Alone(root, source, room)
+        alone.run()
+        return Unpacked(
+            alone.writer.written, *(tuple(sorted(names)) for names in (alone.assumed, alone.implied, alone.whiteouts))
+        )
+
+
+def apply(source: Source, root: int, room: Room = lambda size: None) -> int:
+    """Apply the plain tar stream `source` to the tree behind the descriptor `root`; the bytes that were written.
+
+    Raises as `unpack` does, but for `Entangled`.
+    """
+    whole = _Whole(root, source, room)
+    whole.run()
+    return whole.writer.written
+
+
+def adopt(folder: Path, made: Unpacked, below: int) -> None:
+    """Fit what `unpack` has made in `folder` to the tree behind the descriptor `below`, all the layers below as one.
+
+    Folders that the layer did not speak of look as they do there (a layer with ``tmp/file`` must not take the sticky bit off
+    ``tmp``), and whiteouts of what is not there go: overlayfs would show some of them. Raises `Entangled`.
+    """
+    with _opened(folder) as root:
+        for name in made.assumed:
+            with _opened_below(below, name) as found:
+                if found >= 0 and stat.S_ISLNK(os.fstat(found).st_mode):
+                    raise Entangled(f"the layer holds things in {name!r}, which is a symbolic link in a lower layer")
+        for name in made.whiteouts:
+            with _opened_below(below, name) as found:
+                if found < 0:
+                    _drop_whiteout(root, name)
+        for name in made.implied:
+            with _opened_below(below, name, os.O_RDONLY | os.O_DIRECTORY) as found:
+                if found >= 0:
+                    mine = syscalls.openat2(root, name, os.O_RDONLY | os.O_DIRECTORY, _PLAIN)
+                    try:
+                        copy_attributes(found, mine)
+                    finally:
+                        os.close(mine)
+
+
+class _Applying(ABC):
+    """One layer on its way into the tree behind the descriptor `root`. A *place* is a name without symbolic links."""
+
+    def __init__(self, root: int, source: Source, room: Room) -> None:
+        self._root = root
+        self._archive = Archive(source)
+        self._room = room
+        self.writer = Writer(self._archive, room)
+        self._parent_name = self._parent_place = ""
+        self._parent = os.dup(root)
+        self._times: dict[str, tuple[int, int]] = {}
+        self._current = ""
+
+    def run(self) -> None:
         try:
-            for member in archive:
-                unpacking.add(member)
-            archive.drain()
-            unpacking.finish()
+            for member in self._archive:
+                self._add(member)
+            self._archive.drain()
+            self._finish()
         except BROKEN as error:
             raise InvalidArgument(f"the layer is not a tar archive that can be read: {error}") from error
         except OSError as error:
             if error.errno in _LAYERS_FAULT:
-                raise InvalidArgument(
-                    f"the layer holds {unpacking.current!r}, which cannot be made: {error}"
-                ) from error
+                raise InvalidArgument(f"the layer holds {self._current!r}, which cannot be made: {error}") from error
             raise
-        return Unpacked(unpacking.written, tuple(sorted(unpacking.implied)))
-
-
-def adopt(folder: Path, implied: Sequence[str], lower: Sequence[str]) -> None:
-    """Have the `implied` folders of a layer look as they do below it, in the layers `lower` (topmost first).
-
-    A layer with ``tmp/file`` and no word on ``tmp`` must not take the sticky bit off it.
-    """
-    with contextlib.ExitStack() as stack:
-        root = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        stack.callback(os.close, root)
-        below = [os.open(layer, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) for layer in lower]
-        for fd in below:
-            stack.callback(os.close, fd)
-        for name in implied:
-            found = _first_folder(below, name)
-            if found is None:
-                continue
-            mine = syscalls.openat2(root, name, os.O_RDONLY | os.O_DIRECTORY, _IN_ROOT)
-            try:
-                os.fchown(mine, found.st_uid, found.st_gid)
-                os.fchmod(mine, stat.S_IMODE(found.st_mode))
-                os.utime(mine, ns=(found.st_mtime_ns, found.st_mtime_ns))
-            finally:
-                os.close(mine)
-
-
-def _first_folder(layers: Sequence[int], name: str) -> os.stat_result | None:
-    """What `name` is in the topmost of `layers` that has it, where it is a folder."""
-    for layer in layers:
-        try:
-            fd = syscalls.openat2(layer, name, os.O_PATH | os.O_NOFOLLOW, _IN_ROOT)
-        except FileNotFoundError:
-            continue
-        except OSError:
-            return None
-        try:
-            found = os.fstat(fd)
         finally:
-            os.close(fd)
-        return found if stat.S_ISDIR(found.st_mode) else None
-    return None
+            os.close(self._parent)
 
+    @abstractmethod
+    def _open_folder(self, name: str) -> tuple[int, str]:
+        """The folder `name`, made where the layer forgot to; and its place."""
 
-class _Unpacking:
-    """One layer on its way into the folder behind the descriptor `root`."""
+    @abstractmethod
+    def _open_there(self, name: str) -> int:
+        """The folder `name`. Raises `OSError` where there is none."""
 
-    def __init__(self, root: int, archive: Archive, room: Room) -> None:
-        self._root = root
-        self._archive = archive
-        self._room = room
-        self._parent_name = ""
-        self._parent = os.dup(root)
-        self._folders: dict[str, tarfile.TarInfo] = {}
-        self.implied: set[str] = set()
-        self.current = ""
-        self.written = 0
+    @abstractmethod
+    def _make_folder(self, parent: int, place: str) -> None:
+        """Have a folder at `place`; one that is there is kept."""
 
-    def close(self) -> None:
-        os.close(self._parent)
+    @abstractmethod
+    def _clear(self, parent: int, place: str) -> None:
+        """Make way for an entry: the later one wins."""
 
-    def add(self, member: tarfile.TarInfo) -> None:
-        self.current = member.name
+    @abstractmethod
+    def _hide(self, parent: int, place: str) -> None:
+        """A whiteout. It speaks of the layers below only: what this layer itself brought stays."""
+
+    @abstractmethod
+    def _hide_content(self, folder: int, place: str) -> None:
+        """The same for everything in a folder: it becomes opaque."""
+
+    @abstractmethod
+    def _no_target(self, what: str) -> InvalidArgument:
+        """The error for a hard link, described by `what`, to what is not to be found, or is a folder."""
+
+    def _add(self, member: tarfile.TarInfo) -> None:
+        self._current = member.name
         self._room(0)
         if member.size < 0:
             raise InvalidArgument(f"the layer holds {member.name!r} of {member.size} bytes")
         name = _inside(member.name)
-        if name == ".":
-            if member.isdir():
-                self._folders[name] = member
-            return
         folder, base = posixpath.split(name)
-        if base == _OPAQUE_NAME:
-            self._set_opaque(folder or ".")
+        if base == ".":
+            if member.isdir():
+                set_attributes(self._root, base, member)
+                self._times[""] = times_of(member)
             return
-        if base.startswith(_RESERVED):
+        if base.startswith(_RESERVED) and base != _OPAQUE_NAME:
             return  # aufs' own bookkeeping
         parent = self._open_parent(folder)
-        if base.startswith(_WHITEOUT):
-            self._whiteout(parent, name, base.removeprefix(_WHITEOUT))
+        if base == _OPAQUE_NAME:
+            self._hide_content(parent, self._parent_place)
             return
-        if member.isdir():
-            self._make_folder(parent, name, base)
-            self._folders[name] = member
-            self.implied.discard(name)
-            return
-        self._clear(parent, base)
-        if member.isreg():
-            self._write(parent, base, member)
-            return
-        if member.islnk():
-            self._link(parent, base, member)
-            return  # its attributes are those of the file that it is
-        if member.issym():
-            os.symlink(member.linkname, base, dir_fd=parent)
-        elif member.isfifo():
-            os.mkfifo(base, 0o600, dir_fd=parent)
-        elif member.ischr() or member.isblk():
-            kind = stat.S_IFCHR if member.ischr() else stat.S_IFBLK
-            os.mknod(base, kind | 0o600, os.makedev(member.devmajor, member.devminor), dir_fd=parent)
-        else:
-            raise InvalidArgument(f"the layer holds {member.name!r}, which is of no known type")
-        self._set_attributes(parent, base, member)
-
-    def finish(self) -> None:
-        """Give folders their attributes, deepest first: making what is in them had changed their times."""
-        for name in sorted(self._folders, reverse=True):
-            self.current = name
-            member = self._folders[name]
-            folder, base = posixpath.split(name)
-            with self._opened(folder or ".") as parent:
-                if stat.S_ISDIR(os.stat(base, dir_fd=parent, follow_symlinks=False).st_mode):
-                    self._set_attributes(parent, base, member)
-
-    @contextlib.contextmanager
-    def _opened(self, name: str) -> Iterator[int]:
-        fd = syscalls.openat2(self._root, name, os.O_PATH | os.O_DIRECTORY, _IN_ROOT)
-        try:
-            yield fd
-        finally:
-            os.close(fd)
-
-    def _open_parent(self, name: str) -> int:
-        """The folder `name`, made where the layer forgot to; stays open until another one is asked for."""
-        if name == self._parent_name:
-            return self._parent
-        fd = self._open_folder(name)
-        os.close(self._parent)
-        self._parent, self._parent_name = fd, name
-        return fd
-
-    def _open_folder(self, name: str) -> int:
-        try:
-            return syscalls.openat2(self._root, name or ".", os.O_PATH | os.O_DIRECTORY, _IN_ROOT)
-        except FileNotFoundError:
-            above, base = posixpath.split(name)
-        parent = self._open_folder(above)
-        try:
-            try:
-                os.mkdir(base, 0o755, dir_fd=parent)
-            except FileExistsError:
-                raise InvalidArgument(
-                    f"the layer reaches {self.current!r} by a symbolic link that leads nowhere"
-                ) from None
-            self.implied.add(name)
-        finally:
-            os.close(parent)
-        return syscalls.openat2(self._root, name, os.O_PATH | os.O_DIRECTORY, _IN_ROOT)
-
-    def _clear(self, parent: int, base: str) -> None:
-        """Take away what has this name so far: the later entry wins."""
-        try:
-            mode = os.lstat(base, dir_fd=parent).st_mode
-        except FileNotFoundError:
-            return
-        if stat.S_ISDIR(mode):
-            shutil.rmtree(base, dir_fd=parent)
-        else:
-            os.unlink(base, dir_fd=parent)
-
-    def _make_folder(self, parent: int, name: str, base: str) -> None:
-        hidden = False
-        try:
-            status = os.lstat(base, dir_fd=parent)
-        except FileNotFoundError:
-            pass
-        else:
-            if stat.S_ISDIR(status.st_mode):
-                return
-            hidden = _is_whiteout(status)
-            os.unlink(base, dir_fd=parent)
-        os.mkdir(base, 0o755, dir_fd=parent)
-        if hidden:
-            self._set_opaque(name)
-
-    def _whiteout(self, parent: int, name: str, hidden: str) -> None:
+        hidden = base.removeprefix(_WHITEOUT)
         if hidden in ("", ".", ".."):
             raise InvalidArgument(f"the layer holds {name!r}: a whiteout of nothing that could be there")
-        try:
-            status = os.lstat(hidden, dir_fd=parent)
-        except FileNotFoundError:
-            os.mknod(hidden, stat.S_IFCHR | 0o600, os.makedev(0, 0), dir_fd=parent)
+        place = posixpath.join(self._parent_place, hidden)
+        if hidden != base or (member.ischr() and not member.devmajor and not member.devminor):
+            self._hide(parent, place)
             return
-        # A whiteout speaks of the layers below only; what this layer itself brought stays, alone.
-        if stat.S_ISDIR(status.st_mode):
-            self._set_opaque(posixpath.join(posixpath.dirname(name), hidden))
+        if member.isdir():
+            self._make_folder(parent, place)
+            set_attributes(parent, base, member)
+            self._times[place] = times_of(member)
+            return
+        self._clear(parent, place)
+        if member.islnk():
+            self._link(parent, base, member)  # its attributes are those of the file that it is
+        else:
+            self.writer.write(parent, base, member)
 
-    def _set_opaque(self, name: str) -> None:
-        parent = self._open_parent(posixpath.dirname(name) if name != "." else "")
-        base = posixpath.basename(name) if name != "." else "."
-        if base != ".":
-            self._make_folder_plain(parent, base)
-        os.setxattr(f"/proc/self/fd/{parent}/{base}", OPAQUE, b"y", follow_symlinks=False)
+    def _open_parent(self, name: str) -> int:
+        """`_open_folder`, which stays open until another one is asked for."""
+        if name != self._parent_name:
+            fd, place = self._open_folder(name)
+            os.close(self._parent)
+            self._parent, self._parent_name, self._parent_place = fd, name, place
+        return self._parent
 
-    @staticmethod
-    def _make_folder_plain(parent: int, base: str) -> None:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(base, 0o755, dir_fd=parent)
-        if not stat.S_ISDIR(os.lstat(base, dir_fd=parent).st_mode):
-            raise InvalidArgument(f"the layer makes {base!r} opaque, which is not a folder")
-
-    def _write(self, parent: int, base: str, member: tarfile.TarInfo) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(base, flags, 0o600, dir_fd=parent)
-        try:
-            if member.issparse():
-                self._fill_sparse(fd, member)
-            else:
-                self._copy(fd, member.size)
-            _check_owner(member)
-            os.fchown(fd, member.uid, member.gid)
-            for name, value in _extended(member):
-                with _unsupported_attributes_ignored():
-                    os.setxattr(fd, name, value)
-            os.fchmod(fd, member.mode & 0o7777)
-            os.utime(fd, ns=_times(member))
-        finally:
-            os.close(fd)
-
-    def _copy(self, fd: int, size: int) -> None:
-        for piece in self._archive.content(size):
-            self._room(len(piece))
-            while piece:
-                piece = piece[os.write(fd, piece) :]
-        self.written += size
-
-    def _fill_sparse(self, fd: int, member: tarfile.TarInfo) -> None:
-        """Holes stay holes: the archive has the parts between them only."""
-        end = 0
-        for offset, size in cast("list[tuple[int, int]]", member.sparse):
-            if offset < end or size < 0 or offset + size > member.size:
-                raise InvalidArgument(f"the layer holds {member.name!r}, whose map of holes makes no sense")
-            end = os.lseek(fd, offset, os.SEEK_SET) + size
-            self._copy(fd, size)
-        os.ftruncate(fd, member.size)
+    def _open(self, place: str, flags: int = _FOLDER) -> int:
+        return syscalls.openat2(self._root, place or ".", flags, _PLAIN)
 
     def _link(self, parent: int, base: str, member: tarfile.TarInfo) -> None:
-        target = _inside(member.linkname)
-        folder, target_base = posixpath.split(target)
+        folder, target = posixpath.split(_inside(member.linkname))
+        what = f"the layer holds {member.name!r}, a hard link to {member.linkname!r}"
         try:
-            with self._opened(folder or ".") as target_parent:
-                # linkat does not follow a symbolic link at the end: it links the link itself.
-                os.link(target_base, base, src_dir_fd=target_parent, dst_dir_fd=parent, follow_symlinks=False)
-        except (FileNotFoundError, PermissionError) as error:
-            raise InvalidArgument(
-                f"the layer holds {member.name!r}, a hard link to {member.linkname!r}, which is not in the layer"
-            ) from error
+            holder = self._open_there(folder)
+        except OSError as error:
+            if error.errno in _NO_FOLDER:
+                raise self._no_target(what) from error
+            raise
+        try:
+            status = find(holder, target)
+            if status is None or _is_whiteout(status):
+                raise self._no_target(what)
+            # linkat does not follow a symbolic link at the end: it links the link itself.
+            os.link(target, base, src_dir_fd=holder, dst_dir_fd=parent, follow_symlinks=False)
+        except PermissionError as error:  # it is a folder
+            raise self._no_target(what) from error
+        finally:
+            os.close(holder)
 
-    @staticmethod
-    def _set_attributes(parent: int, base: str, member: tarfile.TarInfo) -> None:
-        _check_owner(member)
-        os.chown(base, member.uid, member.gid, dir_fd=parent, follow_symlinks=False)
-        for name, value in _extended(member):
-            with _unsupported_attributes_ignored():
-                os.setxattr(f"/proc/self/fd/{parent}/{base}", name, value, follow_symlinks=False)
-        if not member.issym():
-            os.chmod(base, member.mode & 0o7777, dir_fd=parent)
-        os.utime(base, ns=_times(member), dir_fd=parent, follow_symlinks=False)
+    def _finish(self) -> None:
+        """Give folders their times: making what is in them had changed those."""
+        for place, times in self._times.items():
+            try:
+                fd = self._open(place, os.O_RDONLY | os.O_DIRECTORY)
+            except OSError as error:
+                if error.errno in _NO_FOLDER:
+                    continue  # something else has taken its place
+                raise
+            try:
+                os.utime(fd, ns=times)
+            finally:
+                os.close(fd)
 
 
-def _check_owner(member: tarfile.TarInfo) -> None:
-    # To chown(2) the highest number means: as it is.
-    if not (0 <= member.uid < _NOBODY and 0 <= member.gid < _NOBODY):
-        raise InvalidArgument(f"the layer holds {member.name!r} of user {member.uid}, group {member.gid}")
+class _Alone(_Applying):
+    """Into a folder of the layer's own. No symbolic link is followed, so that names are the same here and in the whole tree."""
+
+    def __init__(self, root: int, source: Source, room: Room) -> None:
+        super().__init__(root, source, room)
+        self.assumed: set[str] = set()
+        self.implied: set[str] = set()
+        self.whiteouts: set[str] = set()
+        self._bare: set[str] = set()
+        """folders through which nothing shows that is below"""
+
+    def _open_folder(self, name: str) -> tuple[int, str]:
+        try:
+            return self._open(name), name
+        except FileNotFoundError:
+            above, base = posixpath.split(name)
+        except OSError as error:
+            if error.errno in _NO_FOLDER:
+                raise self._entangled() from error
+            raise
+        parent, _ = self._open_folder(above)
+        try:
+            os.mkdir(base, 0o755, dir_fd=parent)
+        finally:
+            os.close(parent)
+        if not self._is_bare(name):
+            self.assumed.add(name)
+            self.implied.add(name)
+        return self._open(name), name
+
+    def _entangled(self) -> Entangled:
+        return Entangled(f"the layer holds {self._current!r}, which cannot be made in what is no folder")
+
+    def _open_there(self, name: str) -> int:
+        return self._open(name)
+
+    def _no_target(self, what: str) -> InvalidArgument:
+        return Entangled(f"{what}, which is no file in the layer")
+
+    def _is_bare(self, place: str) -> bool:
+        while self._bare and (place := posixpath.dirname(place)):
+            if place in self._bare:
+                return True
+        return False
+
+    def _make_folder(self, parent: int, place: str) -> None:
+        base = posixpath.basename(place)
+        status = find(parent, base)
+        if status is not None and not stat.S_ISDIR(status.st_mode):
+            os.unlink(base, dir_fd=parent)
+        if status is None or not stat.S_ISDIR(status.st_mode):
+            os.mkdir(base, 0o755, dir_fd=parent)
+        if status is not None and not stat.S_ISDIR(status.st_mode):
+            # What stood here had hidden whatever is below.
+            self._make_opaque(f"{parent}/{base}", place)
+        self.implied.discard(place)
+
+    def _clear(self, parent: int, place: str) -> None:
+        if clear(parent, posixpath.basename(place)):
+            self.implied = {name for name in self.implied if name != place and not name.startswith(f"{place}/")}
+
+    def _hide(self, parent: int, place: str) -> None:
+        base = posixpath.basename(place)
+        status = find(parent, base)
+        if status is not None:
+            if stat.S_ISDIR(status.st_mode):
+                if place in self.implied:
+                    raise self._undecided()
+                self._make_opaque(f"{parent}/{base}", place)
+        elif not self._is_bare(place):
+            os.mknod(base, stat.S_IFCHR | 0o600, os.makedev(0, 0), dir_fd=parent)
+            self.whiteouts.add(place)
+
+    def _hide_content(self, folder: int, place: str) -> None:
+        if not place:
+            raise Entangled("the layer hides all that is below it")  # the root of an overlay is never opaque
+        self._make_opaque(f"{folder}/.", place)
+
+    def _make_opaque(self, path: str, place: str) -> None:
+        if any(name.startswith(f"{place}/") for name in self.implied):
+            raise self._undecided()
+        os.setxattr(f"/proc/self/fd/{path}", OPAQUE, b"y", follow_symlinks=False)
+        self._bare.add(place)
+
+    def _undecided(self) -> Entangled:
+        return Entangled(f"the layer holds {self._current!r}, a whiteout of folders that it may have had from below")
+
+    def _finish(self) -> None:
+        for place in self.whiteouts:
+            if self._is_bare(place):
+                _drop_whiteout(self._root, place)
+        super()._finish()
 
 
-def _times(member: tarfile.TarInfo) -> tuple[int, int]:
-    times = int(member.mtime * 1_000_000_000)
-    return times, times
+class _Whole(_Applying):
+    """Into the whole tree. Symbolic links are followed inside of it, those that lead nowhere too."""
 
+    def __init__(self, root: int, source: Source, room: Room) -> None:
+        super().__init__(root, source, room)
+        self._mine: set[str] = set()
+        """what this layer has brought, and the folders that lead there"""
 
-def _extended(member: tarfile.TarInfo) -> Iterator[tuple[str, bytes]]:
-    """The extended attributes that an image may set."""
-    for key, value in member.pax_headers.items():
-        name = key.removeprefix("SCHILY.xattr.")
-        # Others steer the kernel (trusted.overlay.redirect could lead out of the stack) or another machine's policy.
-        if name != key and (name.startswith("user.") or name == "security.capability"):
-            yield name, value.encode("utf-8", "surrogateescape")
+    def _open_folder(self, name: str) -> tuple[int, str]:
+        fd, place = self._find_folder(name, make=True)
+        # What is done inside of it is not meant to change when it was changed last.
+        self._times.setdefault(place, (os.fstat(fd).st_mtime_ns,) * 2)
+        return fd, place
+
+    def _open_there(self, name: str) -> int:
+        return self._find_folder(name, make=False)[0]
+
+    def _find_folder(self, name: str, make: bool) -> tuple[int, str]:
+        with contextlib.suppress(OSError):
+            return self._open(name), name
+        rest = name.split("/")[::-1]
+        place, links = "", 0
+        while rest:
+            part = rest.pop()
+            if part == "..":
+                place = posixpath.dirname(place)
+            elif part not in ("", "."):
+                parent = self._open(place)
+                try:
+                    status = find(parent, part)
+                    if status is not None and stat.S_ISLNK(status.st_mode):
+                        links += 1
+                        if links > _MOST_LINKS:
+                            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), name)
+                        target = os.readlink(part, dir_fd=parent)
+                        rest += target.split("/")[::-1]
+                        place = "" if target.startswith("/") else place
+                        continue
+                    place = posixpath.join(place, part)
+                    is_folder = status is not None and stat.S_ISDIR(status.st_mode)
+                    if make and not is_folder and (status is None or place not in self._mine):
+                        self._make_folder(parent, place)  # also in the place of a lower layer's file
+                finally:
+                    os.close(parent)
+        return self._open(place), place
+
+    def _no_target(self, what: str) -> InvalidArgument:
+        return InvalidArgument(f"{what}, which is no file in the layer, nor below it")
+
+    def _bring(self, place: str) -> None:
+        while place and place not in self._mine:
+            self._mine.add(place)
+            place = posixpath.dirname(place)
+
+    def _make_folder(self, parent: int, place: str) -> None:
+        base = posixpath.basename(place)
+        status = find(parent, base)
+        if status is None or not stat.S_ISDIR(status.st_mode):
+            clear(parent, base)
+            os.mkdir(base, 0o755, dir_fd=parent)
+        self._bring(place)
+
+    def _clear(self, parent: int, place: str) -> None:
+        clear(parent, posixpath.basename(place))
+        self._bring(place)
+
+    def _hide(self, parent: int, place: str) -> None:
+        base = posixpath.basename(place)
+        if place not in self._mine:
+            clear(parent, base)
+            return
+        status = find(parent, base)
+        if status is not None and stat.S_ISDIR(status.st_mode):
+            self._hide_content(parent, place)
+
+    def _hide_content(self, folder: int, place: str) -> None:
+        fd = self._open(place, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            for name in os.listdir(fd):
+                self._hide(fd, posixpath.join(place, name))
+        finally:
+            os.close(fd)
 
 
 @contextlib.contextmanager
-def _unsupported_attributes_ignored() -> Iterator[None]:
+def _opened(folder: Path) -> Iterator[int]:
+    fd = os.open(folder, _FOLDER | os.O_CLOEXEC)
     try:
-        yield
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def _opened_below(below: int, name: str, flags: int = os.O_PATH | os.O_NOFOLLOW) -> Iterator[int]:
+    """What is called `name` in the layers below; -1 where there is nothing, or not what `flags` ask for."""
+    try:
+        fd = syscalls.openat2(below, name, flags, _PLAIN)
     except OSError as error:
-        if error.errno not in (errno.ENOTSUP, errno.EPERM):
+        if error.errno not in _NO_FOLDER:
             raise
+        yield -1
+        return
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _drop_whiteout(root: int, place: str) -> None:
+    """Take the whiteout at `place` away, if it is still there, without a trace."""
+    folder, base = posixpath.split(place)
+    try:
+        fd = syscalls.openat2(root, folder or ".", os.O_RDONLY | os.O_DIRECTORY, _PLAIN)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER:
+            raise
+        return
+    try:
+        status = find(fd, base)
+        if status is not None and _is_whiteout(status):
+            times = os.fstat(fd).st_mtime_ns
+            os.unlink(base, dir_fd=fd)
+            os.utime(fd, ns=(times, times))
+    finally:
+        os.close(fd)
 
 
 def _is_whiteout(status: os.stat_result) -> bool:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.minirt.errors import InvalidArgument, MinirtError, NotFound, TimedOut
 from harness.minirt.images.credentials import NOBODY, Credentials, config_file, find_credentials, same_host
@@ -31,6 +31,7 @@ from harness.minirt.images.snapshot import Snapshots, chain_ids
 from harness.minirt.images.store import Image, ImageStore, Used
 
 if TYPE_CHECKING:
+    from harness.minirt.images.compression import Source
     from harness.minirt.images.download import Download
     from harness.minirt.images.registry import Manifest, Repository
 
@@ -40,6 +41,7 @@ _MOST_MANIFESTS = 16
 _PROGRESS_S = 10.0
 _POLL_S = 0.1
 
+_T = TypeVar("_T")
 Cancelled = Callable[[], bool]
 Note = Callable[..., None]
 """``(message, **facts)``: where progress is told"""
@@ -251,28 +253,56 @@ class Puller:
             raise error
 
     def _layer(self, job: _Job, repository: Repository, layer: _Layer, check: Callable[[], None]) -> None:
-        from harness.minirt.images.compression import Inflater
-        from harness.minirt.images.download import Download
-        from harness.minirt.images.layers import adopt, unpack
+        from harness.minirt.images.layers import Entangled, adopt, apply, unpack
+
+        room = self._snapshots.room().take
+
+        def fetch(use: Callable[[Source], _T]) -> _T:
+            return self._fetch(job, repository, layer, check, use)
 
         with self._snapshots.claim(layer.chain_id, check):
             if self._snapshots.has(layer.chain_id):
                 return  # another pull has brought it
-            with self._snapshots.stage() as staged, Download(repository, layer.blob) as blob:
-                plain = _Plain(Inflater(_Watched(blob, job, check)), layer.diff_id)
+            if layer.lower:
                 try:
-                    made = unpack(plain, staged, self._snapshots.room().take)
-                    while blob.read():  # behind the end of the compressed stream; reaching the end checks the digest
-                        pass
-                    plain.check()
-                except MinirtError as error:
-                    raise type(error)(f"layer {layer.blob.digest}: {error}") from error
-                if made.implied and layer.lower:
-                    while not self._snapshots.has(layer.lower[-1]):
-                        check()
-                        job.over.wait(_POLL_S)
-                    adopt(staged, made.implied, self._snapshots.layers(layer.lower))
+                    with self._snapshots.stage() as staged:
+                        made = fetch(lambda plain: unpack(plain, staged, room))
+                        if made.assumed or made.whiteouts:
+                            self._snapshots.wait_for(layer.lower, check)
+                            with self._snapshots.view(layer.lower) as below:
+                                adopt(staged, made, below)
+                        self._snapshots.commit(staged, layer.chain_id)
+                        return
+                except Entangled as error:
+                    self._note("unpacking again, on the layers below", layer=layer.blob.digest, reason=error)
+                self._snapshots.wait_for(layer.lower, check)
+            with self._snapshots.stage() as staged:
+                with self._snapshots.view(layer.lower, staged) as root:
+                    fetch(lambda plain: apply(plain, root, room))
                 self._snapshots.commit(staged, layer.chain_id)
+
+    @staticmethod
+    def _fetch(
+        job: _Job,
+        repository: Repository,
+        layer: _Layer,
+        check: Callable[[], None],
+        use: Callable[[Source], _T],
+    ) -> _T:
+        """What `use` makes of the layer's plain archive, which has then been what the configuration promises."""
+        from harness.minirt.images.compression import Inflater
+        from harness.minirt.images.download import Download
+
+        with Download(repository, layer.blob) as blob:
+            plain = _Plain(Inflater(_Watched(blob, job, check)), layer.diff_id)
+            try:
+                made = use(plain)
+                while blob.read():  # behind the end of the compressed stream; reaching the end checks the digest
+                    pass
+                plain.check()
+            except MinirtError as error:
+                raise type(error)(f"layer {layer.blob.digest}: {error}") from error
+            return made
 
 
 class _Watched:

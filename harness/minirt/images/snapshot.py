@@ -32,6 +32,7 @@ from pathlib import Path
 from harness.linux import syscalls
 from harness.minirt.errors import InvalidArgument, NotFound
 from harness.minirt.images.room import Room
+from harness.minirt.images.view import stacked
 
 _KEY_DIGITS = 16
 _SETTLE_S = 60.0
@@ -40,8 +41,8 @@ _FS_IOC_GETFLAGS, _FS_IOC_SETFLAGS, _FS_TOPDIR_FL = 0x80086601, 0x40086602, 0x00
 _POLL_S = 0.1
 _DESTROY_S = 1.0
 """how long a client waits for files to be removed; crictl gives a call 2 s"""
-_LONGEST_OPTIONS = 4095
-"""what one page, of which mount(2) takes one, can hold"""
+_LONGEST_OPTIONS = 4095 - len(",volatile")
+"""what one page, of which mount(2) takes one, can hold, with what is added when it is mounted"""
 
 
 def chain_ids(diff_ids: Sequence[str]) -> tuple[str, ...]:
@@ -66,9 +67,13 @@ class Overlay:
 
     @property
     def options(self) -> str:
-        """The data of mount(2). Raises `InvalidArgument` where there are more layers than fit."""
+        """The data of mount(2), whose lower layers whoever mounts it may have to shorten (`container.stacking` does).
+
+        Raises `InvalidArgument` where there are more layers than fit then.
+        """
         options = f"lowerdir={':'.join(self.lower)},upperdir={self.upper},workdir={self.work}"
-        if len(options) > _LONGEST_OPTIONS:
+        shared = len(f"{os.path.commonpath([os.path.dirname(layer) for layer in self.lower])}/") if self.lower else 0
+        if len(options) - shared * len(self.lower) > _LONGEST_OPTIONS:
             raise InvalidArgument(f"an image of {len(self.lower)} layers is more than one mount can stack")
         return options
 
@@ -99,6 +104,7 @@ class Snapshots:
         self._unsettled: set[str] = set()
         self._lock = threading.Lock()
         self._claims: dict[str, threading.Lock] = {}
+        self._committed = threading.Condition()
         self._timer: threading.Timer | None = None
         _spread(self._layers)
         doomed = []
@@ -153,6 +159,13 @@ class Snapshots:
                 if not claim.locked():
                     self._claims.pop(chain_id, None)
 
+    def wait_for(self, chain: Sequence[str], check: Callable[[], None]) -> None:
+        """Until others have committed those layers. `check` is called meanwhile, and may raise."""
+        with self._committed:
+            while not all(self.has(chain_id) for chain_id in chain):
+                check()
+                self._committed.wait(_POLL_S)
+
     @contextlib.contextmanager
     def stage(self) -> Iterator[Path]:
         """An empty folder to unpack a layer into, for `commit`; gone afterwards, whatever happened."""
@@ -163,6 +176,24 @@ class Snapshots:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
+    @contextlib.contextmanager
+    def view(self, chain: Sequence[str], staged: Path | None = None) -> Iterator[int]:
+        """An image's layers as one tree, behind a descriptor; with `staged` on top of them, where what is written goes."""
+        lower = [f"{self._folder(chain_id).name}/fs" for chain_id in reversed(chain)]
+        if staged is None:
+            with stacked(str(self._layers), lower) as root:
+                yield root
+            return
+        work = staged.with_name("work")
+        work.mkdir(mode=0o700)
+        try:
+            with stacked(
+                str(self._layers), lower, *(str(path.relative_to(self._layers)) for path in (staged, work))
+            ) as root:
+                yield root
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
     def commit(self, staged: Path, chain_id: str) -> None:
         """Make what was unpacked into `staged` the layer `chain_id`; nothing happens where that is there already."""
         usage = _measure(staged)
@@ -172,7 +203,9 @@ class Snapshots:
         if not self.has(chain_id):
             shutil.rmtree(folder, ignore_errors=True)  # what is damaged makes way
             os.rename(staged.parent, folder)
-        self._usage[chain_id] = usage
+        with self._committed:
+            self._usage[chain_id] = usage
+            self._committed.notify_all()
         self._unsettled.add(chain_id)
         self._settle_later()
 

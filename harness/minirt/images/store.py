@@ -130,10 +130,7 @@ class ImageStore:
             return list(self._images.values())
 
     def find(self, text: str) -> Image | None:
-        """The image called `text`: a name, a digest, an identity or the start of one. None where there is none.
-
-        Raises `InvalidArgument` for what cannot be a name.
-        """
+        """The image called `text`: a name, a digest, an identity or the start of one. None where there is none, or can be none."""
         with self._lock:
             if is_image_id(text):
                 return self._images.get(text if ":" in text else f"sha256:{text}")
@@ -143,8 +140,8 @@ class ImageStore:
             if len(text) >= _SHORTEST_PREFIX and not set(text.removeprefix("sha256:")) - set("0123456789abcdef"):
                 wanted = "sha256:" + text.removeprefix("sha256:")
                 found = [image for identity, image in self._images.items() if identity.startswith(wanted)]
-                return found[0] if len(found) == 1 else None
-        parse_reference(text)
+                if len(found) == 1:
+                    return found[0]
         return None
 
     def get(self, text: str) -> Image:
