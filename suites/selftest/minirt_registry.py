@@ -60,6 +60,8 @@ class Fault:
     """if not negative, the connection is closed behind so many bytes of the body"""
     stall: threading.Event | None = None
     """if any, nothing more comes before it is set, behind `cut` bytes"""
+    trickle: threading.Event | None = None
+    """if any, bytes come one by one, with 5 ms between them, until it is set"""
 
 
 @dataclass
@@ -243,6 +245,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(key, value)
         self.end_headers()
         with contextlib.suppress(ConnectionError):  # a client that has given up
+            if fault.trickle is not None:
+                while raw and not fault.trickle.wait(0.005):
+                    self.wfile.write(raw[:1])
+                    raw = raw[1:]
             self.wfile.write(raw if fault.cut < 0 else raw[: fault.cut])
             if fault.stall is not None:
                 fault.stall.wait(30)

@@ -7,10 +7,11 @@ import json
 import os
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from minirt_images import LAYERS, Bench, bench_on
+from minirt_images import HASTY, LAYERS, Bench, bench_on
 from minirt_registry import Fault, tar_of
 
 from harness.clock import wait_until
@@ -102,6 +103,36 @@ def test_a_stalled_connection_counts_as_broken(tmp_path: Path) -> None:
         finally:
             over.set()
         assert len(bench.store.list()) == 1
+
+
+def test_a_registry_that_trickles_counts_as_broken(tmp_path: Path) -> None:
+    with bench_on(tmp_path, patience=replace(HASTY, trickle_s=0.02)) as bench:
+        bench.registry.add_image("a", "1", [tar_of(("noise", os.urandom(50_000)))])
+        faults = [Fault(trickle=threading.Event()) for _ in range(3)]
+        bench.registry.faults[layer(bench)] = list(faults)
+        try:
+            with pytest.raises(Unavailable, match="3 times in a row: 0 s brought"):
+                bench.pull("a:1")
+            bench.registry.faults[layer(bench)] = faults[:1]
+            bench.pull("a:1")
+        finally:
+            for fault in faults:
+                assert fault.trickle is not None
+                fault.trickle.set()
+
+
+def test_a_pull_that_trickles_can_be_cancelled(bench: Bench) -> None:
+    bench.registry.add_image("a", "1", [NOISE])
+    fault = Fault(trickle=threading.Event())
+    bench.registry.faults[layer(bench)] = [fault]
+    assert fault.trickle is not None
+    try:
+        with pytest.raises(TimedOut):
+            name = f"{bench.registry.address}/a:1"
+            bench.puller.pull(name, NOBODY, lambda: f"/v2/a/blobs/{layer(bench)}" in bench.registry.requests)
+        wait_until(lambda: bench.left() == [], 10, "the pull to be undone")
+    finally:
+        fault.trickle.set()
 
 
 def test_patience() -> None:

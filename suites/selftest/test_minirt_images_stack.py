@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import shutil
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from minirt_images import Bench, bench_on
 from minirt_registry import entry, tar_of
 
+from harness.minirt.container.stacking import mount_overlay
 from harness.minirt.errors import InvalidArgument
 
 DIR, SYM, LNK, CHR = tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE
@@ -172,6 +174,18 @@ def test_whiteouts_of_nothing_are_not_seen(bench: Bench) -> None:
 def test_as_many_layers_as_engines_allow(bench: Bench) -> None:
     layers = [tar_of((f"f{number}", b"%d" % number)) for number in range(127)]
     assert len(pulled(bench, [*layers, tar_of(("new/x", b""), (".wh.f5", b""))])) == 128
+
+
+def test_more_layers_than_one_mount_can_stack(bench: Bench, tmp_path: Path) -> None:
+    with (
+        pytest.raises(InvalidArgument, match="more than one mount"),
+        bench.snapshots.view([f"sha256:{n:064}" for n in range(300)]),
+    ):
+        pass
+    lower = ":".join(f"{tmp_path}/{number}/fs" for number in range(1000))
+    with pytest.raises(OSError, match="more layers") as caught:
+        mount_overlay("overlay", str(tmp_path), 0, f"lowerdir={lower},ro")
+    assert caught.value.errno == errno.E2BIG
 
 
 # -- any case -------------------------------------------------------------------------------------------------------------

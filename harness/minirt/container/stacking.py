@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from harness.linux import syscalls as sys
@@ -10,8 +11,13 @@ _LONGEST_DATA = os.sysconf("SC_PAGE_SIZE") - 1
 
 
 def mount_overlay(source: str, target: str, flags: int, data: str) -> None:
-    """Mount an overlay on `target`, an absolute path. What is too long is told from the folder that all layers are in."""
+    """Mount an overlay on `target`, an absolute path. What is too long is told from the folder that all layers are in.
+
+    Raises `OSError`: E2BIG where that does not help, for mount(2) would silently take the beginning alone.
+    """
     short, base = _shorten(data) if len(data) > _LONGEST_DATA else (data, "")
+    if len(short) > _LONGEST_DATA:
+        raise OSError(errno.E2BIG, "has more layers than one mount can stack", target)
     if not base:
         sys.mount(source, target, "overlay", flags, short)
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
+import time
 
 import urllib3
 
@@ -32,7 +33,8 @@ class Download:
         self._stack = contextlib.ExitStack()
         self._response: urllib3.BaseHTTPResponse | None = None
         self._failed = 0
-        self._progress_at = 0
+        self._progress_at = self._paced_at = 0
+        self._waited_s = 0.0
         self.received = 0
 
     def __enter__(self) -> Download:
@@ -51,7 +53,11 @@ class Download:
                 if self._response is None:
                     self._open()
                 assert self._response is not None
-                part: bytes = self._response.read(min(size, _PIECE))
+                began = time.monotonic()
+                part: bytes = self._response.read1(
+                    min(size, _PIECE)
+                )  # not `read`, which collects all that it is asked for
+                self._waited_s += time.monotonic() - began
             except urllib3.exceptions.HTTPError as error:
                 self._broken(reason_of(error))
                 continue
@@ -60,11 +66,19 @@ class Download:
                 raise self._lie("longer")
             if part:
                 self._hash.update(part)
+                self._check_pace()
                 return part
             if self.received == self._descriptor.size:
                 self._check()
                 return b""
             self._broken("the connection ended")
+
+    def _check_pace(self) -> None:
+        """A registry that sends a byte now and then for ever counts as broken."""
+        if self._waited_s >= self._repository.patience.trickle_s:
+            if self.received - self._paced_at < _PROGRESS_BYTES and self.received < self._descriptor.size:
+                self._broken(f"{self._waited_s:.0f} s brought {self.received - self._paced_at} bytes")
+            self._waited_s, self._paced_at = 0.0, self.received
 
     def _open(self) -> None:
         descriptor = self._descriptor
@@ -86,7 +100,7 @@ class Download:
     @staticmethod
     def _skip(response: urllib3.BaseHTTPResponse, size: int) -> None:
         """Pass by what is here already: this server has no ranges."""
-        while size > 0 and (part := response.read(min(size, _PIECE))):
+        while size > 0 and (part := response.read1(min(size, _PIECE))):
             size -= len(part)
 
     def _broken(self, reason: str) -> None:

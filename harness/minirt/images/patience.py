@@ -20,6 +20,8 @@ class Patience:
     longest_s: float = 20.0
     stall_s: float = 30.0
     """how long a connection may be silent before it counts as broken"""
+    trickle_s: float = 60.0
+    """how long one may be waited for in vain, or for next to nothing, before it does"""
     sleep: Callable[[float], object] = time.sleep
 
     def wait(self, failed: int, asked_s: float = 0.0) -> None:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 
 from harness.linux import syscalls
+from harness.minirt.errors import InvalidArgument
 
 _PLAIN = "index=off,metacopy=off"
 """Layers are stacked upon others later on: nothing in them may point to the layers they were made on."""
@@ -20,7 +21,7 @@ _PLAIN = "index=off,metacopy=off"
 def stacked(base: str, lower: Sequence[str], upper: str = "", work: str = "") -> Iterator[int]:
     """The layers `lower`, topmost first, below the writable folder `upper`, if any. All names are relative to `base`.
 
-    Raises `OSError`, also where there are more layers than one mount can stack.
+    Raises `OSError`, and `InvalidArgument` where there are more layers than one mount can stack.
     """
     if lower and (upper or len(lower) > 1):
         root = _mounted(base, lower, upper, work)
@@ -37,6 +38,8 @@ def _mounted(base: str, lower: Sequence[str], upper: str, work: str) -> int:
     options = f"lowerdir={':'.join(lower)},{_PLAIN}"
     if upper:
         options += f",upperdir={upper},workdir={work},volatile"
+    if len(options) >= os.sysconf("SC_PAGE_SIZE"):  # of which mount(2) would silently take the beginning
+        raise InvalidArgument(f"an image of {len(lower)} layers is more than one mount can stack")
     found: list[int] = []
     failed: list[OSError] = []
 
