@@ -187,7 +187,7 @@ class _Applying(ABC):
         hidden = base.removeprefix(_WHITEOUT)
         if hidden in ("", ".", ".."):
             raise InvalidArgument(f"the layer holds {name!r}: a whiteout of nothing that could be there")
-        place = posixpath.join(self._parent_place, hidden)
+        place = f"{self._parent_place}/{hidden}" if self._parent_place else hidden
         if hidden != base or (member.ischr() and not member.devmajor and not member.devminor):
             self._hide(parent, place)
             return
