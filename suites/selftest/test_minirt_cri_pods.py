@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
 import re
 import signal
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -484,3 +486,30 @@ def test_a_cgroup_that_was_there_before_is_left_as_it_is(daemon: Daemon) -> None
     daemon.remove_pod(run_pod(daemon, config))
     assert limit_of(config.linux.cgroup_parent) == before
     own.rmdir()
+
+
+def test_nothing_is_started_in_a_pod_that_is_being_stopped(daemon: Daemon) -> None:
+    """StopPodSandbox against clients that go on creating and starting: whatever they were told, nothing runs afterwards."""
+
+    def work(pod: str, name: str) -> None:
+        with contextlib.suppress(grpc.RpcError):
+            for number in itertools.count():
+                daemon.run(pod, IMAGE[0], FOREVER, f"{name}-{number}")
+
+    for round in range(4):
+        pod = daemon.pod(f"race-{round}")
+        clients = [threading.Thread(target=work, args=(pod, name)) for name in ("a", "b")]
+        for client in clients:
+            client.start()
+        mine = api.ListContainersRequest(filter=api.ContainerFilter(pod_sandbox_id=pod))
+        wait_until(
+            lambda mine=mine, least=round: len(daemon.runtime.ListContainers(mine).containers) > least, 20, "containers"
+        )
+        daemon.runtime.StopPodSandbox(api.StopPodSandboxRequest(pod_sandbox_id=pod))
+        for client in clients:
+            client.join()
+        rows = daemon.runtime.ListContainers(mine).containers
+        assert {row.state for row in rows} <= {api.CONTAINER_EXITED, api.CONTAINER_CREATED}
+        assert not any(path.is_dir() for path in Path("/sys/fs/cgroup").glob(f"*{CGROUP}/race-{round}/*"))
+        daemon.remove_pod(pod)
+        assert not daemon.runtime.ListContainers(mine).containers

@@ -124,6 +124,33 @@ def test_a_container_goes_on_without_anybody_and_is_taken_over(daemon: Daemon) -
     daemon.remove_pod(pod)
 
 
+def test_a_command_that_was_just_being_killed_does_not_keep_its_container(daemon: Daemon) -> None:
+    """On v1 a command's processes are frozen while they are killed; a supervisor that dies in that moment leaves them so."""
+    pod = daemon.pod()
+    id = daemon.run(pod, IMAGE[0], COUNTER)
+    wait_for_more(daemon)
+    half = daemon.runtime.ExecSync.future(api.ExecSyncRequest(container_id=id, cmd=["sh", "-c", "sleep 4717"]))
+    layout = cgroups.read_layout()
+    place = cgroups.place_of(layout, f"{CGROUP}/pod/{id}", id, Resources())
+    parts = Path(place.folders[place.chief])
+
+    def its_program() -> list[str]:
+        pids = [pid for path in parts.glob("exec-*/cgroup.procs") for pid in path.read_text().split()]
+        return [pid for pid in pids if b"4717" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+    # Only then: its supervisor waits for a command to begin, and a frozen one never does.
+    wait_until(its_program, 20, "the command")
+    part = place.part(next(parts.glob("exec-*")).name)
+    part.freeze()
+    daemon.kill_supervisor()
+    assert half.exception().code() == grpc.StatusCode.UNAVAILABLE  # type: ignore[attr-defined]
+    wait_until(lambda: daemon.supervisor_pid() and is_ready(daemon), 20, "another one")
+    assert not part.is_frozen()
+    daemon.stop(id, 10)
+    assert_ended_by_term(daemon.status(id))
+    daemon.remove_pod(pod)
+
+
 def test_what_a_killed_supervisor_was_starting_is_cleared_away(daemon: Daemon) -> None:
     pod = daemon.pod()
     id = daemon.create(pod, IMAGE[0], "exit 4")

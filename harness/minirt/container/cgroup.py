@@ -160,6 +160,14 @@ class Cgroup(Record):
         except OSError as error:
             raise _cgroup_error("cannot resume", error) from error
 
+    def thaw_parts(self) -> None:
+        """Let its parts go on. Only a moment of killing freezes one (v1); who was killed in that moment has left it so."""
+        if self.version == 2 or "freezer" not in self.folders:
+            return
+        with os.scandir(self.folders["freezer"]) as entries:
+            for name in [entry.name for entry in entries if entry.is_dir()]:
+                self.part(name).thaw()
+
     def signal_all(self, signal: int) -> None:
         """Send a signal to every process in it."""
         if signal == 9 and self.version == 2:
@@ -184,8 +192,10 @@ class Cgroup(Record):
             if not self.pids():
                 return True
             self.signal_all(9)
-            if self.version == 1 and self.is_frozen():
-                self.thaw()
+            if self.version == 1:
+                self.thaw_parts()
+                if self.is_frozen():
+                    self.thaw()
             return not self.pids()
 
         if not wait_until(emptied, timeout_s):

@@ -221,9 +221,15 @@ class Containers:
             with self._images.hold(image.chain):
                 container = self._make(id, pod, config, image)
                 self._put(container)
+            if not self._pods.is_open(
+                pod
+            ):  # it was closed meanwhile; whoever stops it need not have seen this container
+                with self._lock:
+                    self._forget(container)
+                raise WrongState(f"pod sandbox {pod.id} is being stopped")
         except BaseException:
             with self._lock:
-                del self._names[name]
+                self._names.pop(name, None)
             self._discard(id)
             raise
         self.changed("created", container)
@@ -388,6 +394,12 @@ class Containers:
             return
         self.apply(facts, container)
 
+    def halt(self, container: Container) -> None:
+        """End it at once, also where it is just being started. The pod is closed, so nobody starts it again."""
+        with contextlib.suppress(NotFound), self.alone(container):
+            pass
+        self.stop(container, 0)
+
     def remove(self, container: Container) -> None:
         """Remove it, by force where it runs; nothing happens where it is gone."""
         self.stop(container, 0)
@@ -396,9 +408,7 @@ class Containers:
                 self._supervisor.call("forget", id=container.id)
                 self._discard(container.id)
                 with self._lock:
-                    del self._containers[container.id]
-                    self._names.pop(_name(container), None)
-                    self._busy.pop(container.id, None)
+                    self._forget(container)
         except NotFound:
             return
         if self._pods.find(container.pod_id) is None:
@@ -407,6 +417,11 @@ class Containers:
         self.changed("deleted", container)
         if self._images.find(container.image_id) is None:
             self._images.collect(self.used_layers)
+
+    def _forget(self, container: Container) -> None:
+        self._containers.pop(container.id, None)
+        self._names.pop(_name(container), None)
+        self._busy.pop(container.id, None)
 
     def _discard(self, id: str) -> None:
         self._records.remove(id)

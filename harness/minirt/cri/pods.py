@@ -61,6 +61,9 @@ class Pods:
         self._pods: dict[str, Pod] = {}
         self._names: dict[tuple[str, str, str, int], str] = {}
         self._busy: dict[str, threading.Lock] = {}
+        self._half_stopped: set[str] = set()
+        self._half_made: dict[str, Pod] = {}
+        """pods that could not be made: they go as soon as they can"""
         self._may_map_ids: bool | None = None
 
     def load(self) -> None:
@@ -72,10 +75,14 @@ class Pods:
                 continue
             if pod.ready and not self._holds(pod):
                 pod.ready = False
+            if pod.ready and not pod.on_host_network and not self._attachments.has(id):
+                pod.ready = False  # it had been taken off its network when the daemon was killed
+                self._half_stopped.add(id)
             self._put(pod)
         for id in os.listdir(self._state):
             if id not in self._pods:
                 self._undo(id, f"{self._default_cgroup_parent}/{id}")
+        self._finish_stops()
 
     def sweep(self) -> None:
         """Undo what was half made or half removed while there was no supervisor."""
@@ -86,6 +93,34 @@ class Pods:
         for pod in self.list():
             if pod.ready and not self._holds(pod):
                 self.ended(pod.id)
+        for pod in list(self._half_made.values()):
+            self._give_up(pod)
+        self._finish_stops()
+
+    def _give_up(self, pod: Pod) -> bool:
+        """Undo a pod that could not be made, and forget it; False where that has to be tried again."""
+        if not self._undo(pod.id, pod.cgroup_parent if pod.made_cgroup_parent else ""):
+            return False
+        self._forget(pod)
+        return True
+
+    def _forget(self, pod: Pod) -> None:
+        with self._lock:
+            self._half_made.pop(pod.id, None)
+            self._half_stopped.discard(pod.id)
+            self._pods.pop(pod.id, None)
+            self._busy.pop(pod.id, None)
+            self._names.pop(_name(pod.config), None)
+
+    def _finish_stops(self) -> None:
+        """Let go of what pods still hold whose stop was cut short after their containers had ended."""
+        for id in list(self._half_stopped):
+            pod = self._pods.get(id)
+            try:
+                if pod is not None:
+                    self.stop(pod)
+            except (MinirtError, OSError) as error:
+                log.warning("a pod's stop could not be finished", pod=id, error=error)
 
     def _holds(self, pod: Pod) -> bool:
         """Whether the pod's namespaces outlived whatever happened since (a reboot empties the state folder)."""
@@ -153,14 +188,15 @@ class Pods:
         try:
             self._make(pod)
         except BaseException:
-            if not self._undo(id, pod.cgroup_parent if pod.made_cgroup_parent else ""):
+            # Noted first: a supervisor that comes back in between then sees to it.
+            self._half_made[id] = pod
+            if not self._give_up(pod):
                 pod.ready = False
                 with contextlib.suppress(OSError):
                     self._records.write(id, pod.to_json())
-                self._put(pod)
-            else:
                 with self._lock:
-                    del self._names[name]
+                    if id in self._half_made:
+                        self._put(pod)
             raise
         self._put(pod)
         return pod
@@ -275,6 +311,16 @@ class Pods:
             was_ready, pod.ready = pod.ready, False
         return was_ready
 
+    def is_open(self, pod: Pod) -> bool:
+        """Whether containers may be made and started in the pod."""
+        with self._lock:
+            return pod.ready
+
+    def reopen(self, pod: Pod) -> None:
+        """Its containers could not be stopped, and so it was not either: it is ready as before."""
+        with self._lock:
+            pod.ready = pod.id not in self._half_stopped and self._holds(pod)
+
     def ended(self, id: str) -> None:
         """What kept the pod's processes together has gone without having been asked to."""
         with self._lock:
@@ -291,19 +337,18 @@ class Pods:
             self.close(pod)
             if pod.id not in self._pods:
                 return
+            self._half_stopped.add(pod.id)
             self._detach(pod.id)
             if os.path.exists(f"{self._state}/{pod.id}/ns"):
                 self._supervisor.call("remove pod", id=pod.id)
                 self._records.note(pod.id, pod.to_json())
+            self._half_stopped.discard(pod.id)
 
     def remove(self, pod: Pod) -> None:
         """Forget a pod that is stopped and has no containers any more."""
         with self._alone(pod):
             self._discard(pod.id)
-            with self._lock:
-                self._pods.pop(pod.id, None)
-                self._names.pop(_name(pod.config), None)
-                self._busy.pop(pod.id, None)
+            self._forget(pod)
             if pod.made_cgroup_parent:
                 pod_cgroup.remove(pod.cgroup_parent)
 

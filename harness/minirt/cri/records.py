@@ -222,6 +222,9 @@ class Folder:
             os.unlink(f"{folder}/{self._file}")
         shutil.rmtree(folder, ignore_errors=True)
 
+    def has(self, id: str) -> bool:
+        return os.path.exists(f"{self._folder}/{id}/{self._file}")
+
     def ids(self) -> list[str]:
         """Every id, with or without a record."""
         return sorted(os.listdir(self._folder))

@@ -139,8 +139,13 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer):  # type: ignore[misc,
 
     def _stop_pod(self, pod: Pod) -> None:
         was_ready = self._pods.close(pod)
-        for container in self._containers.list(pod.id):
-            self._containers.stop(container, 0)
+        try:
+            for container in self._containers.list(pod.id):
+                self._containers.halt(container)
+        except BaseException:
+            if was_ready:
+                self._pods.reopen(pod)
+            raise
         self._pods.stop(pod)
         if was_ready:
             self._events.pod("stopped", pod)

@@ -67,6 +67,7 @@ def _find(loop: Loop, state: str, id: str, open_log: Callable[[str, str], LogFil
     if known.seccomp is not None:
         container.seccomp = compile_profile(known.seccomp, f"{state}/seccomp")
     container.adopted = True
+    known.cgroup.thaw_parts()
     container.watch(known.pid, pidfd, find_outputs(folder))
     container.started_ns = os.stat(f"{folder}/state.json").st_mtime_ns
     return container
