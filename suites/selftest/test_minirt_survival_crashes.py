@@ -87,6 +87,8 @@ def assert_true(daemon: Daemon) -> None:
     alive = {id for id, row in containers.items() if row.state == api.CONTAINER_RUNNING}
     places = [path for path in Path("/sys/fs/cgroup").glob(f"*{CGROUP}/*/*") if path.is_dir()]
     assert {path.name for path in places} == alive
+    parents = {path.name for path in Path("/sys/fs/cgroup").glob(f"*{CGROUP}/*") if path.is_dir()}
+    assert parents <= {row.metadata.name for row in pods.values()}
     for path in places:
         assert (path / "cgroup.procs").read_text(), f"{path} is empty"
     for id in alive:

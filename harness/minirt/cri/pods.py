@@ -39,7 +39,8 @@ class Pods:
     """Every pod. Safe for threads.
 
     On disk a pod is ``<root>/pods/<id>/``: ``pod.json`` comes last when it is made and goes first when it is removed, so a
-    folder without one is half of a pod. ``network.json`` is there from before the first plugin runs until after the last.
+    folder without one is half of a pod. ``network.json`` is there from before the first plugin runs until after the last;
+    ``cgroup.json`` names a cgroup from before it is made.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Pods:
     ) -> None:
         self._records = Folder(root / "pods", "pod.json")
         self._attachments = Folder(root / "pods", "network.json")
+        self._cgroups = Folder(root / "pods", "cgroup.json")
         self._state = state / "pods"
         self._state.mkdir(parents=True, exist_ok=True, mode=0o711)
         self._supervisor = supervisor
@@ -71,7 +73,7 @@ class Pods:
         for id, pod in self._records.read(Pod):
             if pod is None:
                 log.warning("a pod without a readable record is removed", pod=id)
-                self._undo(id, f"{self._default_cgroup_parent}/{id}")
+                self._undo(id)
                 continue
             if pod.ready and not self._holds(pod):
                 pod.ready = False
@@ -81,7 +83,7 @@ class Pods:
             self._put(pod)
         for id in os.listdir(self._state):
             if id not in self._pods:
-                self._undo(id, f"{self._default_cgroup_parent}/{id}")
+                self._undo(id)
         self._finish_stops()
 
     def sweep(self) -> None:
@@ -89,7 +91,7 @@ class Pods:
         with self._lock:
             known = {*self._pods, *self._names.values()}
         for id in {*os.listdir(self._state), *self._records.ids()} - known:
-            self._undo(id, f"{self._default_cgroup_parent}/{id}")
+            self._undo(id)
         for pod in self.list():
             if pod.ready and not self._holds(pod):
                 self.ended(pod.id)
@@ -99,7 +101,7 @@ class Pods:
 
     def _give_up(self, pod: Pod) -> bool:
         """Undo a pod that could not be made, and forget it; False where that has to be tried again."""
-        if not self._undo(pod.id, pod.cgroup_parent if pod.made_cgroup_parent else ""):
+        if not self._undo(pod.id):
             return False
         self._forget(pod)
         return True
@@ -230,6 +232,7 @@ class Pods:
                 user=user,
             )
         if pod.made_cgroup_parent and (limits := pod_cgroup.limits_of(config.linux)):
+            self._cgroups.write(pod.id, {"path": pod.cgroup_parent})
             pod_cgroup.limit(pod.cgroup_parent, limits, make=True)
         if not pod.on_host_network:
             pod.ips = self._attach(pod).ips
@@ -347,10 +350,10 @@ class Pods:
     def remove(self, pod: Pod) -> None:
         """Forget a pod that is stopped and has no containers any more."""
         with self._alone(pod):
-            self._discard(pod.id)
-            self._forget(pod)
             if pod.made_cgroup_parent:
                 pod_cgroup.remove(pod.cgroup_parent)
+            self._discard(pod.id)
+            self._forget(pod)
 
     def _discard(self, id: str) -> None:
         self._records.remove(id)
@@ -385,7 +388,7 @@ class Pods:
         self._networks.detach(attachment)
         path.unlink()
 
-    def _undo(self, id: str, cgroup: str) -> bool:
+    def _undo(self, id: str) -> bool:
         """Take away whatever there is of a pod; False where its network does not let it go: then what is needed to try again stays."""
         try:
             self._detach(id)
@@ -393,10 +396,16 @@ class Pods:
         except (MinirtError, OSError) as error:
             log.warning("a pod could not be undone", pod=id, error=error)
             return False
+        pod_cgroup.remove(self._cgroup_of(id))
         self._discard(id)
-        if cgroup:
-            pod_cgroup.remove(cgroup)
         return True
+
+    def _cgroup_of(self, id: str) -> str:
+        """The cgroup of a pod that has no readable record, as far as it was made."""
+        try:
+            return str(json.loads((self._cgroups.path(id) / "cgroup.json").read_bytes())["path"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return f"{self._default_cgroup_parent}/{id}"
 
 
 def _name(config: api.PodSandboxConfig) -> tuple[str, str, str, int]:
