@@ -107,9 +107,9 @@ class Spawner:
                     setsigmask=[],
                     setsigdef=DEFAULTED,
                 )
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a NUL in a word
             with answers, contextlib.suppress(OSError):
-                wire.send(answers, {"errno": error.errno})
+                wire.send(answers, {"errno": getattr(error, "errno", errno.EINVAL)})
         else:
             self._children[pid] = answers
             with contextlib.suppress(OSError):
@@ -146,8 +146,8 @@ def _become(
             os.dup2(fd, number)
         syscalls.reset_signals()
         os.execve(program, argv, env)
-    except OSError as error:
-        os.write(tell, str(error.errno or errno.EIO).encode())
+    except (OSError, ValueError) as error:
+        os.write(tell, str(getattr(error, "errno", errno.EINVAL) or errno.EIO).encode())
     finally:
         os._exit(127)
 

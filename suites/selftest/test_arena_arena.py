@@ -88,6 +88,14 @@ def test_a_missing_program(arena: Arena) -> None:
         arena.run(["no-such-program"], timeout_s=1)
 
 
+@pytest.mark.parametrize("group", [Group.CLIENT, Group.HARNESS])
+def test_a_word_that_no_command_can_have(arena: Arena, group: Group) -> None:
+    """A NUL ends it for the kernel. The arena goes on."""
+    with pytest.raises(MachineError, match="Invalid argument"):
+        arena.run(["echo", "a\0b"], timeout_s=10, group=group)
+    assert arena.run(["echo", "ab"], timeout_s=10, group=group).text == "ab\n"
+
+
 @pytest.mark.parametrize("group", [Group.ENGINE, Group.CLIENT])
 def test_a_program_that_cannot_be_executed(arena: Arena, tmp_path: Path, group: Group) -> None:
     broken = tmp_path / "broken"
