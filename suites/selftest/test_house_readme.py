@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 from harness import paths
 from harness.cli.main import seatrial
+from harness.minirt.cri.options import Options, parse_options
 from harness.model.config import parse_config
 from harness.model.subject import BUILT_IN, parse_subject
 
@@ -50,7 +51,7 @@ def of_program(name: str) -> list[list[str]]:
 
 def test_the_pages_show_only_programs_that_are_checked_here() -> None:
     programs = {words[words[0] == "sudo"] for words in map(words_of, commands()) if words}
-    assert programs == {"make", "seatrial", "pip"}
+    assert programs == {"make", "seatrial", "pip", "minirt"}
 
 
 @pytest.mark.parametrize("argv", [argv for argv in of_program("make") if argv != THEIRS], ids=" ".join)
@@ -70,6 +71,13 @@ def test_seatrial_understands_the_command(argv: list[str]) -> None:
         assert [parse_subject(word).name for word in subjects] == [word.partition("=")[0] for word in subjects]
         for suite in context.params["suites"]:
             assert any((paths.suites() / suite).glob("test_*.py"))
+
+
+@pytest.mark.parametrize("argv", of_program("minirt"), ids=" ".join)
+def test_minirt_understands_the_command(argv: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert argv[0] in ("serve", "shutdown")
+    assert parse_options(argv[1:]) == Options()
 
 
 @pytest.mark.parametrize("line", ["doctor", "setup --dry-run"])
