@@ -41,7 +41,8 @@ class UnderWay:
 def new_run(command: Sequence[str], subjects: Sequence[Subject], quick: bool, seed: int | None) -> Run:
     """A run that begins now. `seed`: from the clock where it is None. Raises `MachineError` without root."""
     if os.geteuid() != 0:
-        raise MachineError("containers need root here", "run it again as root: sudo seatrial ...")
+        again = f"sudo seatrial {click.get_current_context().info_name}"
+        raise MachineError("containers need root here", f"run it again as root: {again}")
     started = datetime.datetime.now(datetime.UTC)
     return Run(
         run=f"{started:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}",

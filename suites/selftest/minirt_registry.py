@@ -13,9 +13,11 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
+
+from harness.image.server import Server
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -263,8 +265,7 @@ def serving_registry() -> Iterator[Registry]:
     """A registry on a free port of loopback."""
     registry = Registry()
     handler = type("Handler", (_Handler,), {"registry": registry})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
+    server = Server(("127.0.0.1", 0), handler)
     registry.address = f"127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
@@ -281,8 +282,6 @@ if __name__ == "__main__":
 
     served = Registry(address=f"127.0.0.1:{sys.argv[1]}")
     served.add_image("busybox", "1", [busybox_layer()], {"Env": ["PATH=/bin"]})
-    with ThreadingHTTPServer(
-        ("127.0.0.1", int(sys.argv[1])), type("Handler", (_Handler,), {"registry": served})
-    ) as standalone:
+    with Server(("127.0.0.1", int(sys.argv[1])), type("Handler", (_Handler,), {"registry": served})) as standalone:
         print(served.address, flush=True)
         standalone.serve_forever()

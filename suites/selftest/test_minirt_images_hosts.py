@@ -7,13 +7,13 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from minirt_images import LAYERS, Bench, bench_on
 from minirt_registry import _Handler
 
+from harness.image.server import Server
 from harness.minirt.errors import InvalidArgument, Unavailable
 from harness.minirt.images.credentials import NOBODY
 from harness.minirt.images.hosts import Endpoint, endpoints_of, parse_hosts
@@ -179,7 +179,7 @@ def certificate(tmp_path: Path) -> tuple[Path, Path]:
 def serving_tls(bench: Bench, context: ssl.SSLContext) -> Iterator[str]:
     """The bench's registry over TLS; its URL."""
     handler = type("Handler", (_Handler,), {"registry": bench.registry})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server = Server(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that do not trust it hang up
     server.socket = context.wrap_socket(server.socket, server_side=True)
