@@ -7,8 +7,16 @@ from typing import Any
 import pytest
 from cri_api.v1 import api_pb2 as api
 
-from harness.minirt.cri.lists import list_containers, list_pods
+from harness.minirt.cri import lists
 from harness.minirt.cri.records import EXITED, RUNNING, Container, Pod
+
+
+def list_containers(rows: list[Container], wanted: Any) -> Any:
+    return api.ListContainersResponse.FromString(lists.list_containers(rows, wanted))
+
+
+def list_pods(rows: list[Pod], wanted: Any) -> Any:
+    return api.ListPodSandboxResponse.FromString(lists.list_pods(rows, wanted))
 
 
 def container(id: str, **labels: str) -> Container:

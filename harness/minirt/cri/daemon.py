@@ -21,6 +21,7 @@ from harness.minirt.cri.containers import Containers
 from harness.minirt.cri.footprint import give_back
 from harness.minirt.cri.host import read_host_facts
 from harness.minirt.cri.image_service import ImageService
+from harness.minirt.cri.lists import Registrar
 from harness.minirt.cri.notify import ServiceManager
 from harness.minirt.cri.options import Options
 from harness.minirt.cri.pods import Pods
@@ -144,7 +145,7 @@ class Daemon:
             streaming,
             self.runtime_problem,
         )
-        api_pb2_grpc.add_RuntimeServiceServicer_to_server(runtime, server)  # type: ignore[no-untyped-call]
+        api_pb2_grpc.add_RuntimeServiceServicer_to_server(runtime, Registrar(server))  # type: ignore[no-untyped-call]
         hosts_dir = Path(self.options.hosts_dir) if self.options.hosts_dir else None
         used = self.containers.used_layers
         puller = Puller(self.images, self.snapshots, hosts_dir, self.options.registry_config, used, note=log.info)
