@@ -3,13 +3,35 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from harness.linux import capabilities, namespaces, syscalls
+
+_ALONE = """
+import pathlib, runpy, sys
+test = runpy.run_path(sys.argv[1])[sys.argv[2]].__wrapped__
+test(*map(pathlib.Path, sys.argv[3:]))
+"""
+
+
+def alone(test: Callable[..., None]) -> Callable[..., None]:
+    """Run a test in an interpreter of its own: a bare clone in one with threads takes over the locks that they hold."""
+
+    @functools.wraps(test)
+    def run(**folders: Path) -> None:
+        words = [sys.executable, "-c", _ALONE, __file__, test.__name__, *map(str, folders.values())]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+
+    return run
 
 
 def _in_child(flags: int, act) -> str:  # type: ignore[no-untyped-def]
@@ -32,6 +54,7 @@ def _in_child(flags: int, act) -> str:  # type: ignore[no-untyped-def]
         os.close(pidfd)
 
 
+@alone
 def test_clone3_into_namespaces() -> None:
     flags = namespaces.flags_of(("pid", "uts"))
 
@@ -43,6 +66,7 @@ def test_clone3_into_namespaces() -> None:
     assert os.uname().nodename != "elsewhere"
 
 
+@alone
 def test_mounts_stay_in_their_namespace(tmp_path: Path) -> None:
     def act() -> str:
         syscalls.mount(None, "/", None, syscalls.MS_PRIVATE | syscalls.MS_REC)
@@ -81,6 +105,7 @@ def test_openat2_stays_in_the_root(tmp_path: Path) -> None:
         os.close(root)
 
 
+@alone
 def test_reset_signals() -> None:
     def act() -> str:
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
@@ -93,6 +118,7 @@ def test_reset_signals() -> None:
     assert [int(mask, 16) & ~(3 << 31) for mask in _in_child(0, act).split()] == [0, 0]
 
 
+@alone
 def test_close_range() -> None:
     def act() -> str:
         fds = [os.dup(0) for _ in range(3)]
@@ -102,6 +128,7 @@ def test_close_range() -> None:
     assert _in_child(0, act) == "False,False,False"
 
 
+@alone
 def test_seccomp_filter() -> None:
     allow_all = (0x06).to_bytes(2, "little") + b"\0\0" + (0x7FFF0000).to_bytes(4, "little")
 
@@ -113,6 +140,7 @@ def test_seccomp_filter() -> None:
     assert _in_child(0, act) == "2"
 
 
+@alone
 def test_capability_sets() -> None:
     def act() -> str:
         kill = capabilities.mask_of(["CAP_KILL"])
@@ -134,6 +162,7 @@ def test_capability_names() -> None:
         capabilities.mask_of(["CAP_NOTHING"])
 
 
+@alone
 def test_namespace_kept_under_a_path(tmp_path: Path) -> None:
     path = tmp_path / "ns"
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from harness.minirt.container.spec import IdMap
 
+_SIGKILL = 9
+
 
 class Maps(Record):
     """How the ids of users and of groups are mapped."""
@@ -44,6 +46,7 @@ def open_mapping(uid_maps: Iterable[IdMap], gid_maps: Iterable[IdMap]) -> int:
         return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     finally:
         os.close(writing)
+        syscalls.pidfd_send_signal(pidfd, _SIGKILL)  # in a copy of a process with threads it may never get to its exit
         os.waitpid(pid, 0)
         os.close(pidfd)
 
