@@ -91,7 +91,11 @@ def test_seatrial_examines_the_machine(bin_of: Path, tmp_path: Path) -> None:
 
 
 def test_minirt_is_installed_as_a_command(bin_of: Path, tmp_path: Path) -> None:
-    assert " version " in output_of([str(bin_of / "minirt"), "--version"], tmp_path).splitlines()[0]
+    command = bin_of / "minirt"
+    (tmp_path / "link").symlink_to(command)
+    for name in (str(command), "bin/minirt", str(tmp_path / "link")):
+        assert " version " in output_of([name, "--version"], bin_of.parent).splitlines()[0]
+    assert "Usage: minirt serve" in output_of([str(command), "serve", "--help"], tmp_path)
 
 
 def test_a_trial_is_held_with_nothing_but_the_wheel(bin_of: Path, tmp_path: Path) -> None:

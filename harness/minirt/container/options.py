@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from harness.linux import syscalls as sys
 from harness.minirt.container.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 FLAGS: dict[str, tuple[bool, int]] = {
     "async": (True, sys.MS_SYNCHRONOUS),

@@ -38,6 +38,7 @@ def main(argv: Sequence[str]) -> int:
 
     def serve() -> int:
         nonlocal supervised
+        _find_libraries()
         from pathlib import Path
 
         from harness.minirt.cri.lock import make_way, only_one
@@ -71,6 +72,7 @@ def shutdown_main(argv: Sequence[str]) -> int:
         return 0
 
     def shut_down() -> int:
+        _find_libraries()
         from harness.minirt.cri import shutdown
         from harness.minirt.cri.options import parse_options
 
@@ -80,9 +82,18 @@ def shutdown_main(argv: Sequence[str]) -> int:
     return _status("shutdown", shut_down)
 
 
+def _find_libraries() -> None:
+    """Let all that is installed be found: the command starts Python without that (-S), for the sake of the other verbs."""
+    if sys.flags.no_site:
+        import site
+
+        site.main()
+
+
 def _asks_for_help(argv: Sequence[str], command: str, does: str) -> bool:
     if not {"--help", "-h"}.intersection(argv):
         return False
+    _find_libraries()
     from harness.minirt.cri.options import render_help
 
     print(render_help(command, does), end="")
