@@ -117,6 +117,7 @@ _NR_SECCOMP, _NR_PIVOT_ROOT, _NR_KEYCTL, _NR_BPF = {
     "ppc64le": (358, 203, 271, 361),
     "s390x": (348, 217, 280, 351),
 }.get(os.uname().machine, (277, 41, 219, 280))
+_NS_GET_NSTYPE = 0xB703
 _NR_PIDFD_SEND_SIGNAL = 424
 _NR_OPEN_TREE = 428
 _NR_MOVE_MOUNT = 429
@@ -124,6 +125,7 @@ _NR_PIDFD_OPEN = 434
 _NR_CLONE3 = 435
 _NR_CLOSE_RANGE = 436
 _NR_OPENAT2 = 437
+_NR_PIDFD_GETFD = 438
 _NR_MOUNT_SETATTR = 442
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -199,6 +201,14 @@ def setns(fd: int, flags: int = 0) -> None:
         raise _failure()
 
 
+def namespace_type(fd: int) -> int:
+    """The CLONE_* flag of the kind of namespace behind a descriptor (ioctl_ns(2), NS_GET_NSTYPE)."""
+    kind: int = _libc.ioctl(ctypes.c_int(fd), ctypes.c_ulong(_NS_GET_NSTYPE))
+    if kind < 0:
+        raise _failure()
+    return kind
+
+
 def syncfs(fd: int) -> None:
     """Have the file system that `fd` is on write all that it still holds back to its disk."""
     if _libc.syncfs(ctypes.c_int(fd)) < 0:
@@ -261,9 +271,22 @@ def pidfd_send_signal(fd: int, signal: int) -> None:
     _call(_NR_PIDFD_SEND_SIGNAL, _long(fd), _long(signal), None, _long(0))
 
 
+def pidfd_getfd(pidfd: int, fd: int) -> int:
+    """A close-on-exec copy of another process's descriptor (pidfd_getfd(2)); needs the right to trace it."""
+    return _call(_NR_PIDFD_GETFD, _long(pidfd), _long(fd), _long(0))
+
+
 def close_range(first: int, last: int = 0xFFFFFFFF, flags: int = 0) -> None:
     """Close (or with `CLOSE_RANGE_CLOEXEC`, mark) every descriptor from `first` to `last`, both included."""
     _call(_NR_CLOSE_RANGE, ctypes.c_uint(first), ctypes.c_uint(last), ctypes.c_uint(flags))
+
+
+def filesystem_type(fd: int) -> int:
+    """The magic number of the file system behind a descriptor, which may be an O_PATH one (fstatfs(2))."""
+    status = (_long * 32)()  # struct statfs is smaller than that everywhere, and begins with the type
+    if _libc.fstatfs(ctypes.c_int(fd), ctypes.byref(status)) < 0:
+        raise _failure()
+    return status[0] & 0xFFFFFFFF
 
 
 class _OpenHow(ctypes.Structure):

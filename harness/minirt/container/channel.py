@@ -1,7 +1,7 @@
 """What a child and the parent that started it say to each other: one packet a word, over a pair of sockets.
 
 The child's end is close-on-exec, so the end of the conversation without an error means that the exec succeeded. Words of
-the child: ``maps`` and ``hooks`` (do it, then answer), ``ready`` (set up, waiting to be started), ``error`` with a document.
+the child: ``ready`` (set up, waiting to be started), ``error`` with a document, and others that the parent does and answers.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_SEQPACKET, socket, socketpair
 
 from harness.minirt.container import document
-from harness.minirt.errors import CommandError, MinirtError, StepError
+from harness.minirt.errors import CommandError, HookError, MinirtError, StepError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 _LONGEST = 8192
+_LONGEST_TEXT = 1200
+"""letters of an error: each may become six bytes of JSON, and a packet is never taken in parts"""
 
 
 class Channel:
@@ -62,12 +64,12 @@ class Channel:
         except OSError:
             pass
 
-    def follow(self, answers: Mapping[str, Callable[[], None]]) -> bool:
+    def follow(self, answers: Mapping[str, Callable[[Any], None]]) -> bool:
         """Answer the child until it is ready (True) or has executed its program (False); raises what it reports."""
         while True:
             word, content = self.receive()
             if word in answers:
-                answers[word]()
+                answers[word](content)
                 self.send("go")
             elif word == "error":
                 raise restore(content)
@@ -83,6 +85,8 @@ def pair() -> tuple[Channel, Channel]:
 
 def describe(step: str, error: BaseException) -> dict[str, Any]:
     """An error as a document that `restore` understands."""
+    if isinstance(error, HookError):
+        return {"hook": f"{error}"[:_LONGEST_TEXT]}
     if isinstance(error, CommandError):
         return {"command": error.command, "errno": error.errno, "reason": error.reason}
     if isinstance(error, StepError):
@@ -92,11 +96,13 @@ def describe(step: str, error: BaseException) -> dict[str, Any]:
         known = os.strerror(error.errno)
         text = error.strerror if error.strerror and error.strerror != known else known.lower()
         return {"step": step, "errno": error.errno, "reason": f"{text}{about}"}
-    return {"step": step, "errno": 0, "reason": f"{error}" or type(error).__name__}
+    return {"step": step, "errno": 0, "reason": f"{error}"[:_LONGEST_TEXT] or type(error).__name__}
 
 
 def restore(content: dict[str, Any]) -> MinirtError:
     """The error that a child described."""
+    if "hook" in content:
+        return HookError(content["hook"])
     if "command" in content:
         return CommandError(content["command"], content["errno"], content["reason"])
     return StepError(content["step"], content["errno"], content["reason"])

@@ -9,18 +9,21 @@ from harness.linux.namespaces import FLAGS, identity
 from harness.minirt.container import operations, seccomp
 from harness.minirt.container.launch import Birth, Launched, give_birth
 from harness.minirt.container.operations import Operation, Stage
-from harness.minirt.container.plan import privilege_step, process_steps
+from harness.minirt.container.plan import memory_step, privilege_step, process_steps, scheduling_is_wanted
+from harness.minirt.container.process import RLIMITS
 from harness.minirt.container.program import Program
-from harness.minirt.container.spec import RLIMITS
+from harness.minirt.container.reader import Reader
+from harness.minirt.container.spec import PERSONALITIES, SPEC_VERSION
 from harness.minirt.container.terminal import OpenTerminal
 from harness.minirt.errors import step_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Any
 
     from harness.minirt.container.cgroup import Cgroup
-    from harness.minirt.container.spec import Process
+    from harness.minirt.container.process import Process
 
 
 class JoinProcess(Operation):
@@ -49,8 +52,13 @@ def enter(
     seccomp_filter: seccomp.Compiled | None = None,
     keyring: str = "",
     preserved_fds: int = 0,
+    state: Callable[[], str] | None = None,
+    beside: dict[str, Any] | None = None,
 ) -> Launched:
     """Start `process` beside `target_pid`: in its namespaces, its root and `cgroup`. The result is the caller's child.
+
+    `state`: gives the text of the container's state, which the listener of a `seccomp_filter` that has one is sent. `beside`:
+    what else of the container's config concerns each of its processes (see `state.Container`).
 
     Raises `CommandError` (with `exit_code` 127 or 126) for a program that cannot be executed, `StepError` for anything else
     that fails on the way; there is no process then.
@@ -67,7 +75,12 @@ def enter(
                 joins["pid"] = os.open(f"/proc/{target_pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise step_error("open the container's namespaces", error) from None
-        steps = _steps(pidfd, kinds, process, cgroup, keyring)
+        steps = [*_steps(pidfd, kinds, process, cgroup, keyring)]
+        groups = beside["rdt"]["groups"] if beside and "rdt" in beside else ()
+        if groups or scheduling_is_wanted(process):
+            steps.append(operations.AskParent("scheduling"))
+        if beside:
+            steps += _inherited_steps(beside)
         joins["process"] = pidfd
         birth = Birth(
             flags=0,
@@ -77,7 +90,21 @@ def enter(
             joins=joins,
             preserved_fds=preserved_fds,
         )
-        return give_birth(birth, stdio=(stdin, stdout, stderr), gate=None, console=console, answers=lambda _: {})
+
+        def start() -> Launched:
+            return give_birth(
+                birth,
+                stdio=(stdin, stdout, stderr),
+                gate=None,
+                console=console,
+                answers=lambda pid: {
+                    "scheduling": lambda _: _apply_scheduling(pid, process, groups),
+                    "notify": lambda number: _notify(pid, number, seccomp_filter, state),
+                },
+            )
+
+        initial = () if process.affinity is None else process.affinity.initial
+        return _run_on(initial, start) if initial else start()
     finally:
         if "pid" in joins:
             os.close(joins["pid"])
@@ -87,6 +114,10 @@ def enter(
 def _steps(pidfd: int, kinds: list[str], process: Process, cgroup: Cgroup, keyring: str) -> Iterator[Operation]:
     if cgroup.version == 1 and cgroup.folders:
         yield operations.JoinCgroup(cgroup.join_files())
+    if process.affinity is not None and process.affinity.final:
+        from harness.minirt.container.scheduling import SetAffinity
+
+        yield SetAffinity(process.affinity.final)
     if process.oom_score_adj is not None:
         yield operations.SetOomScore(process.oom_score_adj)
     names = {number: name for name, number in RLIMITS.items()}
@@ -104,3 +135,45 @@ def _steps(pidfd: int, kinds: list[str], process: Process, cgroup: Cgroup, keyri
     if process.terminal:
         yield OpenTerminal(process.user.uid, process.console_size, as_console=False)
     yield from process_steps(process, "user" in kinds)
+
+
+def _run_on(cpus: tuple[int, ...], start: Callable[[], Launched]) -> Launched:
+    """Start on these CPUs, "before the transition to container's cgroup": a child is born on its parent's."""
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, cpus)
+    except OSError as error:
+        raise step_error("set the initial CPU affinity", error) from None
+    try:
+        return start()
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _inherited_steps(beside: dict[str, Any]) -> Iterator[Operation]:
+    """What the container's first process has, and the kernel does not hand to those that are not its children."""
+    linux = Reader(beside, "linux")
+    persona, policy = linux.object("personality"), linux.object("memoryPolicy")
+    if persona is not None:
+        yield operations.SetPersonality(persona.choice("domain", PERSONALITIES))
+    if policy is not None:
+        from harness.minirt.container.scheduling import parse_memory_policy
+
+        yield memory_step(parse_memory_policy(policy))
+
+
+def _apply_scheduling(pid: int, process: Process, groups: Sequence[str]) -> None:
+    from harness.minirt.container.scheduling import apply_scheduling
+
+    if groups:
+        from harness.minirt.container.rdt import assign
+
+        assign(groups, pid)
+    apply_scheduling(pid, process)
+
+
+def _notify(pid: int, number: int, profile: seccomp.Compiled | None, state: Callable[[], str] | None) -> None:
+    from harness.minirt.container.listener import send_descriptor
+
+    if profile is not None and profile.listener is not None:
+        send_descriptor(pid, number, profile.listener, SPEC_VERSION, "{}" if state is None else state())

@@ -1,7 +1,7 @@
 """Hooks: programs that an engine has run at moments of a container's life (runtime-spec, "POSIX-platform Hooks").
 
-Each gets the container's state as JSON on its standard input. One that fails or takes longer than its timeout ends the
-list with a `HookError`, which carries the end of what it said.
+Each gets the container's state as JSON on its standard input, and no other environment than its own. One that fails or takes
+longer than its timeout ends the list with a `HookError`, which carries the end of what it said.
 """
 
 from __future__ import annotations
@@ -17,7 +17,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+NAMES = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
 _LONGEST_TEXT = 4096
+_LONGEST_POLL_MS = 3_600_000
+_MOST_READS = 16
+_SIGKILL = 9
 
 
 class Hook(Record):
@@ -39,7 +43,9 @@ def _run(what: str, hook: Hook, state: bytes) -> None:
     stdin = os.memfd_create("state", os.MFD_CLOEXEC)
     os.write(stdin, state)
     os.lseek(stdin, 0, os.SEEK_SET)
-    reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    # Our end alone: a hook that has much to say is to wait for us, not to be told to try again.
+    os.set_blocking(reader, False)
     try:
         try:
             pid = os.posix_spawn(
@@ -51,6 +57,8 @@ def _run(what: str, hook: Hook, state: bytes) -> None:
                     (os.POSIX_SPAWN_DUP2, writer, 1),
                     (os.POSIX_SPAWN_DUP2, writer, 2),
                 ],
+                # A group of its own, by which what it started can be ended with it.
+                setpgroup=0,
                 setsigdef=(13, 25),
                 setsigmask=(),
             )
@@ -79,26 +87,26 @@ def _await(pid: int, reader: int, timeout_s: int | None) -> tuple[int | None, st
     poll.register(reader, select.POLLIN)
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     said = b""
-    ended = False
-    status: int | None = 0
+    ended = late = False
     while not ended:
-        left_ms = None if deadline is None else max(0, (deadline - time.monotonic()) * 1000)
-        events = poll.poll(left_ms)
-        if not events:
+        left_ms = None if deadline is None else (deadline - time.monotonic()) * 1000
+        if left_ms is not None and left_ms <= 0:
             # Our own child, not reaped yet: the number is still its own.
-            os.kill(pid, 9)
-            status = None
+            os.killpg(pid, _SIGKILL)
+            late = True
             break
+        events = poll.poll(None if left_ms is None else min(left_ms + 1, _LONGEST_POLL_MS))
         ended = any(fd == pidfd for fd, _ in events)
         said = _drain(reader, said, poll)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     os.close(pidfd)
     said = _drain(reader, said, poll)
-    return (code if status is not None else None), said.decode(errors="replace").strip()
+    return (None if late else code), said.decode(errors="replace").strip()
 
 
 def _drain(reader: int, said: bytes, poll: select.poll) -> bytes:
-    while True:
+    # Not to the last byte: there are programs that write faster than anybody reads, and the clock has to be looked at.
+    for _ in range(_MOST_READS):
         try:
             part = os.read(reader, 65536)
         except BlockingIOError:
@@ -110,3 +118,4 @@ def _drain(reader: int, said: bytes, poll: select.poll) -> bytes:
                 pass
             return said
         said = (said + part)[-_LONGEST_TEXT:]
+    return said

@@ -25,6 +25,10 @@ class Maps(Record):
     gids: tuple[IdMap, ...]
 
 
+OF_THE_CONTAINER = Maps((), ())
+"""As the user namespace maps them that the container joins."""
+
+
 def write_maps(pid: int, uid_maps: Iterable[IdMap], gid_maps: Iterable[IdMap]) -> None:
     """Map the ids of a process's new user namespace. Raises `OSError` with the file that was refused."""
     for name, maps in (("uid_map", uid_maps), ("gid_map", gid_maps)):

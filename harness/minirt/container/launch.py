@@ -23,11 +23,14 @@ from harness.minirt.errors import StepError, step_error
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from typing import Any
 
     from harness.minirt.container.gate import Gate
+    from harness.minirt.container.netdevices import Moves
     from harness.minirt.container.operations import Operation
     from harness.minirt.container.plan import Plan
     from harness.minirt.container.program import Program
+    from harness.minirt.container.rdt import Group
     from harness.minirt.container.spec import IdMap
 
 
@@ -79,23 +82,36 @@ def launch(
             preserved_fds=plan.preserved_fds,
             foyer=plan.foyer,
         )
+        moved: list[Moves] = []
         cgroups.create(plan.layout, plan.cgroup)
         try:
             plan.cgroup.apply(plan.resources)
+            if plan.rdt is not None:
+                _make_rdt_group(plan.rdt)
             return give_birth(
                 birth,
                 stdio=(stdin, stdout, stderr),
                 gate=gate,
                 console=console,
                 answers=lambda pid: {
-                    "maps": lambda: _write_id_maps(pid, plan.uid_maps, plan.gid_maps),
-                    "hooks": lambda: _run_parent_hooks(plan, pid),
+                    "maps": lambda _: _write_id_maps(pid, plan.uid_maps, plan.gid_maps),
+                    "devices": lambda _: _move_devices(plan, pid, moved),
+                    "hooks": lambda _: _run_parent_hooks(plan, pid),
+                    "scheduling": lambda _: _apply_scheduling(plan, pid),
+                    "notify": lambda number: _notify(plan, pid, number),
                 },
             )
         except BaseException:
+            for moves in moved:
+                moves.undo()
+            if plan.rdt is not None:
+                _remove_rdt_group(plan.rdt)
             plan.cgroup.kill_all()
             plan.cgroup.remove()
             raise
+        finally:
+            for moves in moved:
+                moves.close()
     finally:
         for fd in joins.values():
             os.close(fd)
@@ -107,7 +123,7 @@ def give_birth(
     stdio: tuple[int, int, int],
     gate: Gate | None,
     console: int,
-    answers: Callable[[int], dict[str, Callable[[], None]]],
+    answers: Callable[[int], dict[str, Callable[[Any], None]]],
 ) -> Launched:
     """Clone the child and see it through. On any error it is killed and reaped."""
     ours, theirs = channels.pair()
@@ -226,3 +242,47 @@ def _run_parent_hooks(plan: Plan, pid: int) -> None:
     state = state_text(plan.version, plan.id, "creating", plan.bundle, plan.annotations).replace("@pid@", str(pid))
     for name in ("prestart", "createRuntime"):
         run_hooks(name, plan.hooks.get(name, ()), state)
+
+
+def _move_devices(plan: Plan, pid: int, moved: list[Moves]) -> None:
+    from harness.minirt.container.netdevices import Moves
+
+    # Open until the container is there: its namespace has to outlive a failure, to be left again.
+    moved.append(Moves(pid))
+    moved[-1].move(plan.net_devices)
+
+
+def _make_rdt_group(group: Group) -> None:
+    from harness.minirt.container.rdt import create
+
+    create(group)
+
+
+def _remove_rdt_group(group: Group) -> None:
+    """What was made of it; an error hides none that led here."""
+    from harness.minirt.container.rdt import remove
+
+    if group.removed:
+        try:
+            remove(group.removed)
+        except StepError:
+            return
+
+
+def _apply_scheduling(plan: Plan, pid: int) -> None:
+    if plan.rdt is not None:
+        from harness.minirt.container.rdt import assign
+
+        assign((plan.rdt.folder, plan.rdt.monitor), pid)
+    if plan.process is not None:
+        from harness.minirt.container.scheduling import apply_scheduling
+
+        apply_scheduling(pid, plan.process)
+
+
+def _notify(plan: Plan, pid: int, number: int) -> None:
+    from harness.minirt.container.listener import send_descriptor
+
+    if plan.seccomp is not None and plan.seccomp.listener is not None:
+        state = state_text(plan.version, plan.id, "creating", plan.bundle, plan.annotations).replace("@pid@", str(pid))
+        send_descriptor(pid, number, plan.seccomp.listener, plan.version, state)

@@ -19,6 +19,8 @@ from harness.minirt.container.options import Attributes, MountOptions
 from harness.minirt.container.stacking import mount_overlay
 
 _ATTACH = sys.MOVE_MOUNT_F_EMPTY_PATH | sys.MOVE_MOUNT_T_EMPTY_PATH
+_PROC_MAGIC = 0x9FA0
+_UNLABELLED = ("proc", "sysfs", "mqueue")
 _MOUNT_ONLY = sys.MS_BIND | sys.MS_REC | sys.MS_REMOUNT
 
 
@@ -141,12 +143,22 @@ class Bind(Operation):
     def perform(self, stage: Stage) -> None:
         tree = stage.trees[self.prepared] if self.prepared else open_bind(stage, self.source, self.options)
         target = rootfs.make_target(stage.root, self.destination, os.fstat(tree).st_mode)
+        stage.check_place(target, "bind", bind=True)
+        if self.destination.startswith("/proc") and self.destination.strip("/") == "proc":
+            _check_procfs(tree, self.destination)
         if self.options.copy_up:
+            from harness.minirt.container.copying import fill
+
             fill(rootfs.magic(tree), target)
         sys.move_mount(tree, "", target, "", _ATTACH)
         set_propagation(tree, self.options.propagation)
         os.close(target)
         os.close(tree)
+
+
+def _check_procfs(tree: int, path: str) -> None:
+    if sys.filesystem_type(tree) != _PROC_MAGIC:
+        raise OSError(errno.EINVAL, "cannot be mounted because it is not of type proc", path)
 
 
 class MountFilesystem(Operation):
@@ -156,6 +168,8 @@ class MountFilesystem(Operation):
     source: str
     destination: str
     options: MountOptions
+    label: str = ""
+    """the SELinux context of its files"""
 
     @property
     def title(self) -> str:
@@ -169,22 +183,29 @@ class MountFilesystem(Operation):
                 # Behind a symbolic link they could end up where what has to be masked in them is not masked.
                 plain = sys.openat2(stage.root, self.destination.lstrip("/"), os.O_PATH, sys.RESOLVE_NO_SYMLINKS)
                 os.close(plain)
+            stage.check_place(target, self.type, bind=False)
             flags = options.flags & ~_MOUNT_ONLY
             data = options.data
-            if self.type == "tmpfs":
-                # What follows may still have to make folders in it: `Remount` ends the list of mounts.
+            if fills_later(self.type, self.destination):
                 flags &= ~sys.MS_RDONLY
-                if "mode=" not in data:
-                    data = f"{data},mode={os.fstat(target).st_mode & 0o7777:o}".lstrip(",")
+            if self.type == "tmpfs" and "mode=" not in data:
+                data = f"{data},mode={os.fstat(target).st_mode & 0o7777:o}".lstrip(",")
+            if self.label and self.type not in _UNLABELLED:
+                data = f'{data},context="{self.label}"'.lstrip(",")
             hidden = os.open(".", os.O_RDONLY | os.O_CLOEXEC, dir_fd=target) if options.copy_up else -1
             if self.type == "overlay":
                 mount_overlay(self.source or self.type, rootfs.magic(target), flags, data)
             else:
                 sys.mount(self.source or self.type, rootfs.magic(target), self.type, flags, data or None)
-            if options.propagation or hidden >= 0:
+            if options.propagation or hidden >= 0 or options.recursive or (self.label and self.type == "mqueue"):
                 fresh = rootfs.find(stage.root, self.destination)
                 if hidden >= 0:
+                    from harness.minirt.container.copying import copy_tree
+
                     copy_tree(hidden, os.open(rootfs.magic(fresh), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+                if self.label and self.type == "mqueue":  # knows no such option
+                    os.setxattr(rootfs.magic(fresh), "security.selinux", self.label.encode())
+                set_attributes(fresh, options.recursive, recursive=True)
                 set_propagation(fresh, options.propagation)
                 os.close(fresh)
             if options.subfolder:
@@ -202,43 +223,9 @@ class MountFilesystem(Operation):
             os.close(target)
 
 
-def fill(folder: str, like: int) -> None:
-    """Give an empty folder what is in the folder behind a descriptor, and its owner and mode; one that has something stays."""
-    with os.scandir(folder) as entries:
-        if any(entries):
-            return
-    status = os.fstat(like)
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-    copy_tree(os.open(".", flags, dir_fd=like), os.open(folder, flags))
-    os.chown(folder, status.st_uid, status.st_gid)
-    os.chmod(folder, status.st_mode & 0o7777)
-
-
-def copy_tree(source: int, target: int) -> None:
-    """Copy what is in a folder (files, folders, links) into another; closes both descriptors."""
-    for name in os.listdir(source):
-        status = os.stat(name, dir_fd=source, follow_symlinks=False)
-        if stat.S_ISLNK(status.st_mode):
-            os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
-            os.chown(name, status.st_uid, status.st_gid, dir_fd=target, follow_symlinks=False)
-            continue
-        if stat.S_ISDIR(status.st_mode):
-            os.mkdir(name, dir_fd=target)
-            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-            copy_tree(os.open(name, flags, dir_fd=source), os.open(name, flags, dir_fd=target))
-        elif stat.S_ISREG(status.st_mode):
-            old = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=source)
-            new = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=target)
-            while os.sendfile(new, old, None, 1 << 20):
-                pass
-            os.close(old)
-            os.close(new)
-        else:
-            os.mknod(name, status.st_mode, status.st_rdev, dir_fd=target)
-        os.chown(name, status.st_uid, status.st_gid, dir_fd=target, follow_symlinks=False)
-        os.chmod(name, status.st_mode & 0o7777, dir_fd=target)
-    os.close(source)
-    os.close(target)
+def fills_later(type: str, destination: str) -> bool:
+    """Whether what follows may still have to make something in it: a read-only one becomes so at the end of the mounts."""
+    return type == "tmpfs" or destination.rstrip("/") == "/dev"
 
 
 class MountCgroups(Operation):
@@ -259,6 +246,7 @@ class MountCgroups(Operation):
     def perform(self, stage: Stage) -> None:
         flags = self.options.flags & ~_MOUNT_ONLY
         target = rootfs.make_folder(stage.root, self.destination)
+        stage.check_place(target, "cgroup", bind=False)
         if self.unified:
             if self.own_namespace:
                 sys.mount("cgroup", rootfs.magic(target), "cgroup2", flags, self.options.data or None)
@@ -306,64 +294,24 @@ class Remount(Operation):
         os.close(fd)
 
 
-class MakeDevice(Operation):
-    """Make a device node, or bind the machine's one where nodes cannot be made (in a user namespace)."""
+class RemountFilesystem(Operation):
+    """Change a file system that is mounted: its flags, and what only it knows (mount(2), MS_REMOUNT)."""
 
-    path: str
-    mode: int
-    major: int
-    minor: int
-    uid: int
-    gid: int
-    bind: bool
+    source: str
+    destination: str
+    options: MountOptions
 
     @property
     def title(self) -> str:
-        return f"make the device {self.path}"
+        return f"remount {self.destination}"
 
     def perform(self, stage: Stage) -> None:
-        if self.bind:
-            target = rootfs.make_file(stage.root, self.path)
-            tree = sys.open_tree(sys.AT_FDCWD, self.path, sys.OPEN_TREE_CLONE)
-            sys.move_mount(tree, "", target, "", _ATTACH)
-            os.close(tree)
-            os.close(target)
-            return
-        parent, name = rootfs.make_parent(stage.root, self.path)
-        try:
-            os.mknod(name, self.mode, os.makedev(self.major, self.minor), dir_fd=parent)
-            os.chown(name, self.uid, self.gid, dir_fd=parent, follow_symlinks=False)
-        except FileExistsError:
-            found = os.stat(name, dir_fd=parent, follow_symlinks=False)
-            same = stat.S_IFMT(found.st_mode) == stat.S_IFMT(self.mode)
-            if not same or found.st_rdev != os.makedev(self.major, self.minor):
-                raise
-        finally:
-            os.close(parent)
-
-
-class MakeLinks(Operation):
-    """Make symbolic links; one that is there already stays."""
-
-    links: tuple[tuple[str, str], ...]
-    """path, what it says"""
-
-    @property
-    def title(self) -> str:
-        return "make the links in /dev"
-
-    def perform(self, stage: Stage) -> None:
-        parents: dict[str, int] = {}
-        for path, to in self.links:
-            folder, _, name = path.rpartition("/")
-            if folder not in parents:
-                parents[folder] = rootfs.make_folder(stage.root, folder)
-            try:
-                os.symlink(to, name, dir_fd=parents[folder])
-            except FileExistsError:
-                continue
-        for fd in parents.values():
-            os.close(fd)
+        target = rootfs.find(stage.root, self.destination)
+        flags = self.options.flags & ~(sys.MS_BIND | sys.MS_REC)
+        sys.mount(self.source or None, rootfs.magic(target), None, flags, self.options.data or None)
+        set_attributes(target, self.options.recursive, recursive=True)
+        set_propagation(target, self.options.propagation)
+        os.close(target)
 
 
 class MakeFolder(Operation):
@@ -383,6 +331,7 @@ class MaskPaths(Operation):
     """Hide paths: a folder below an empty read-only tmpfs, a file below /dev/null. What is not there needs no hiding."""
 
     paths: tuple[str, ...]
+    label: str = ""
 
     @property
     def title(self) -> str:
@@ -398,7 +347,8 @@ class MaskPaths(Operation):
                     continue
                 raise
             if stat.S_ISDIR(os.fstat(fd).st_mode):
-                sys.mount("tmpfs", rootfs.magic(fd), "tmpfs", sys.MS_RDONLY, "nr_blocks=1,nr_inodes=1")
+                data = "nr_blocks=1,nr_inodes=1" + (f',context="{self.label}"' if self.label else "")
+                sys.mount("tmpfs", rootfs.magic(fd), "tmpfs", sys.MS_RDONLY, data)
             else:
                 if null < 0:
                     null = os.open("/dev/null", os.O_PATH | os.O_CLOEXEC)
@@ -474,6 +424,19 @@ class ChangeRoot(Operation):
             sys.mount(None, "/", None, self.propagation)
 
 
+class OpenRoot(Operation):
+    """Make `Stage.root` the root filesystem of a container that shares the machine's mount namespace: nothing is mounted."""
+
+    path: str
+
+    @property
+    def title(self) -> str:
+        return f"open the root filesystem {self.path}"
+
+    def perform(self, stage: Stage) -> None:
+        stage.root = os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
 class Chroot(Operation):
     """The root of a container that shares the machine's mount namespace."""
 
@@ -484,5 +447,6 @@ class Chroot(Operation):
         return f"chroot to {self.path}"
 
     def perform(self, stage: Stage) -> None:
-        os.chroot(self.path)
+        os.fchdir(stage.root)
+        os.chroot(".")
         os.chdir("/")

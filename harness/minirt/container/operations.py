@@ -6,12 +6,15 @@ error message names. A step uses the `Stage` it is given, system calls and nothi
 
 from __future__ import annotations
 
+import errno
 import os
 
 from harness.linux import capabilities, syscalls
+from harness.linux.namespaces import FLAGS
 from harness.minirt.container.files import read_file, write_file
-from harness.minirt.container.idmap import Maps, open_mapping
+from harness.minirt.container.idmap import OF_THE_CONTAINER, Maps, open_mapping
 from harness.minirt.container.record import Record
+from harness.minirt.container.rootfs import magic, refusal_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,7 +28,7 @@ class Stage:
     `trees`: detached mounts that were prepared for it, by the key that their steps know.
     """
 
-    __slots__ = ("_mappings", "channel", "console", "env", "gate", "joins", "program", "root", "trees")
+    __slots__ = ("_mappings", "_top", "channel", "console", "env", "gate", "joins", "program", "root", "trees")
 
     def __init__(self, channel: Channel, joins: dict[str, int], console: int, gate: Gate | None) -> None:
         self.channel = channel
@@ -33,13 +36,26 @@ class Stage:
         self.console = console
         self.gate = gate
         self.root = -1
+        self._top = ""
         self.trees: dict[str, int] = {}
         self._mappings: dict[Maps, int] = {}
         self.program = ""
         self.env: list[str] = []
 
+    def check_place(self, target: int, type: str, bind: bool) -> None:
+        """Refuse to cover the root itself, or what is inside /proc, also where a link leads there."""
+        if not self._top:
+            self._top = os.readlink(magic(self.root)).rstrip("/")
+        path = os.readlink(magic(target))
+        place = path[len(self._top) :] or "/" if f"{path}/".startswith(f"{self._top}/") else ""
+        refusal = refusal_of(place, type, bind)
+        if refusal:
+            raise OSError(errno.EINVAL, f"{place} {refusal}")
+
     def mapping(self, maps: Maps) -> int:
         """A descriptor of what the kernel takes for that mapping of ids; made once."""
+        if maps == OF_THE_CONTAINER:
+            return self.joins["user"]
         if maps not in self._mappings:
             self._mappings[maps] = open_mapping(maps.uids, maps.gids)
         return self._mappings[maps]
@@ -99,13 +115,13 @@ class JoinNamespaces(Operation):
             if kind == "user":
                 continue
             try:
-                syscalls.setns(stage.joins[kind])
+                syscalls.setns(stage.joins[kind], FLAGS[kind])
             except PermissionError:
                 later.append(kind)
         if "user" in self.kinds:
-            syscalls.setns(stage.joins["user"])
+            syscalls.setns(stage.joins["user"], FLAGS["user"])
         for kind in later:
-            syscalls.setns(stage.joins[kind])
+            syscalls.setns(stage.joins[kind], FLAGS[kind])
 
 
 class AwaitIdMaps(Operation):
@@ -163,6 +179,7 @@ class SetSysctl(Operation):
     """Set one sysctl of the container's own namespaces."""
 
     name: str
+    """its path below /proc/sys"""
     value: str
 
     @property
@@ -170,8 +187,7 @@ class SetSysctl(Operation):
         return f"set sysctl {self.name}"
 
     def perform(self, stage: Stage) -> None:
-        path = self.name if "/" in self.name else self.name.replace(".", "/")
-        write_file(f"/proc/sys/{path}", self.value)
+        write_file(f"/proc/sys/{self.name}", self.value)
 
 
 class SetNames(Operation):
@@ -209,7 +225,7 @@ class RaiseLoopback(Operation):
 
 
 class AskParent(Operation):
-    """Have the parent do something (run hooks) before the child goes on."""
+    """Have the parent do something before the child goes on: run hooks, move network devices, set the scheduler."""
 
     word: str
 
@@ -353,14 +369,39 @@ class SetPrivileges(Operation):
             keep = 0
             if self.seccomp and not self.no_new_privileges:
                 keep = admin & syscalls.capget()[1]
-            syscalls.capset(self.effective | keep, self.permitted | keep, self.inheritable)
-            capabilities.set_ambient(self.ambient)
+            asked = (self.effective, self.permitted, self.inheritable)
+            try:
+                syscalls.capset(asked[0] | keep, asked[1] | keep, asked[2])
+                capabilities.set_ambient(self.ambient)
+            except PermissionError:
+                # "Runtimes SHOULD NOT fail if the container configuration requests capabilities that cannot be granted".
+                own = syscalls.capget()[1]
+                asked = (asked[0] & own, asked[1] & own, asked[2] & own)
+                syscalls.capset(asked[0] | keep, asked[1] | keep, asked[2])
+                capabilities.set_ambient(self.ambient & own)
         if self.no_new_privileges:
             syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
         if self.seccomp:
-            syscalls.seccomp_filter(self.seccomp, self.seccomp_flags)
+            if self.seccomp_flags & syscalls.SECCOMP_FILTER_FLAG_NEW_LISTENER:
+                self._load_and_tell(stage)
+            else:
+                syscalls.seccomp_filter(self.seccomp, self.seccomp_flags)
             if self.effective is not None and not self.no_new_privileges:
-                syscalls.capset(self.effective, self.permitted, self.inheritable)
+                syscalls.capset(*asked)
+
+    def _load_and_tell(self, stage: Stage) -> None:
+        """Load a filter that asks a listener, which answers nothing before the parent has sent it the descriptor."""
+        # Whatever we call from the load on may be asked about, but for write(2): so all of it is prepared before. The
+        # descriptor will be the lowest that is free.
+        number = os.dup(0)
+        os.close(number)
+        told = f'["notify",{number}]'.encode()
+        channel = stage.channel.fd
+        listener = syscalls.seccomp_filter(self.seccomp, self.seccomp_flags)
+        os.write(channel, told)
+        if stage.channel.receive()[0] != "go":
+            raise BrokenPipeError(32, "the runtime has gone away")
+        os.close(listener)
 
 
 def little_endian() -> bool:

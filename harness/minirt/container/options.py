@@ -79,7 +79,13 @@ ATTRIBUTES: dict[str, tuple[bool, int]] = {
 }
 """The same for mount_setattr(2); with an ``r`` before it, a word reaches every mount below too."""
 
+EXTENSIONS = ("tmpcopyup", "idmap", "ridmap")
+"""Words that are neither flags nor for the file system."""
+
 _SUBFOLDER = "X-mount.subdir="
+_REMARKS = ("x-", "X-mount.mkdir", "comment=")
+_REMARKED = frozenset(("_netdev", "auto", "noauto"))
+"""words of fstab that mount(8) keeps to itself, and what others begin with"""
 _ATIME_WORDS = frozenset(("atime", "noatime", "relatime", "norelatime", "strictatime", "nostrictatime"))
 
 
@@ -114,6 +120,10 @@ class MountOptions(Record):
     @property
     def bind(self) -> bool:
         return bool(self.flags & sys.MS_BIND)
+
+    @property
+    def remount(self) -> bool:
+        return bool(self.flags & sys.MS_REMOUNT)
 
     @property
     def read_only(self) -> bool:
@@ -163,6 +173,6 @@ def _parse(words: tuple[str, ...]) -> MountOptions:
             idmap = word
         elif word.startswith(_SUBFOLDER):
             subfolder = word[len(_SUBFOLDER) :]
-        elif word:
+        elif word and word not in _REMARKED and not word.startswith(_REMARKS):
             data.append(word)
     return MountOptions(flags, own, recursive, tuple(propagation), ",".join(data), copy_up, idmap, subfolder)

@@ -11,13 +11,14 @@ import os
 from harness.linux import syscalls as sys
 from harness.linux.namespaces import FLAGS
 from harness.minirt.container import cgroup as cgroups
-from harness.minirt.container import document, mounting, operations, preparing, program, seccomp
+from harness.minirt.container import document, mounting, nodes, operations, preparing, program, seccomp
 from harness.minirt.container.cgroup import Cgroup, Layout
 from harness.minirt.container.hooks import Hook
-from harness.minirt.container.idmap import Maps
+from harness.minirt.container.idmap import OF_THE_CONTAINER, Maps
 from harness.minirt.container.options import Attributes
+from harness.minirt.container.process import RLIMITS, Capabilities, Process
 from harness.minirt.container.record import Record
-from harness.minirt.container.spec import RLIMITS, Capabilities, Device, IdMap, Mount, Process, Spec
+from harness.minirt.container.spec import Device, IdMap, Mount, Spec
 from harness.minirt.container.terminal import OpenTerminal
 from harness.minirt.errors import SpecError, Unsupported
 
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from harness.minirt.container.operations import Operation
+    from harness.minirt.container.rdt import Group
     from harness.minirt.container.resources import Resources
+    from harness.minirt.container.scheduling import MemoryPolicy
 
 _CHAR = 0o020000
 _DEFAULT_DEVICES = tuple(
@@ -79,6 +82,10 @@ class Plan(Record):
     foyer: tuple[Operation, ...] = ()
     preserved_fds: int = 0
     seccomp: seccomp.Compiled | None = None
+    process: Process | None = None
+    net_devices: dict[str, str] = {}  # noqa: RUF012
+    rdt: Group | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def make_plan(
@@ -99,10 +106,9 @@ def make_plan(
     Raises `SpecError`, `Unsupported` and `CgroupError`; nothing has been made then.
     """
     process = spec.process
-    if process is None:
-        raise SpecError("process", "is missing")
     new = [entry.kind for entry in spec.namespaces if not entry.path]
     joins = {entry.kind: entry.path for entry in spec.namespaces if entry.path}
+    _check_joins(spec)
     if "time" in new and spec.namespace("time") is not None and "user" in joins:
         raise Unsupported("a new time namespace inside an existing user namespace is not supported")
     cgroup = cgroups.place_of(layout, spec.cgroups_path, id, spec.resources)
@@ -115,6 +121,11 @@ def make_plan(
             late |= FLAGS[kind]
         else:
             at_birth |= FLAGS[kind]
+    if not pivot and spec.rootfs_propagation & sys.MS_PRIVATE:
+        raise SpecError("linux.rootfsPropagation", "private is not safe without pivot_root")
+    if spec.mount_label:
+        _check_selinux("linux.mountLabel", spec.mount_label)
+    in_user_namespace = "user" in new or "user" in joins
     profile = None if spec.seccomp is None else seccomp.compile_profile(spec.seccomp, seccomp_cache)
     # Mapping ids takes a process whose own id is known to the machine's /proc, and which the machine trusts.
     detours = "user" in joins or any(_maps(spec, mount) for mount in spec.mounts)
@@ -123,8 +134,25 @@ def make_plan(
         *(() if detours else _privileged_steps(process, cgroup)),
         *_namespace_steps(spec, new, () if detours else joins, late, new_keyring, id),
         *_root_steps(spec, process, cgroup, layout, new, joins, pivot, bundle, id, overlay, detours and "mnt" in new),
-        *process_steps(process, "user" in new or "user" in joins, spec.personality),
     ]
+    finish: list[Operation] = []
+    if spec.intel_rdt is not None or scheduling_is_wanted(process):
+        setup.append(operations.AskParent("scheduling"))
+    if process is None:
+        finish.append(program.LackProcess())
+    else:
+        setup += process_steps(process, in_user_namespace, spec.personality)
+        if spec.memory_policy is not None:
+            setup.append(memory_step(spec.memory_policy))
+        privileges = privilege_step(process, profile)
+        if profile is not None and profile.listener is not None:
+            # Whether the listener takes the descriptor is part of the creation.
+            setup.append(privileges)
+        else:
+            finish.append(privileges)
+        if spec.hooks.get("startContainer"):
+            state = state_text(spec.version, id, "created", bundle, spec.annotations)
+            finish.insert(0, program.RunHooks("startContainer", spec.hooks["startContainer"], state))
     return Plan(
         id=id,
         cgroup=cgroup,
@@ -135,24 +163,96 @@ def make_plan(
         uid_maps=spec.uid_maps if "user" in new else (),
         gid_maps=spec.gid_maps if "user" in new else (),
         setup=tuple(setup),
-        finish=tuple(_finish_steps(spec, process, profile, bundle, id)),
-        program=program.Program(process.args),
+        finish=tuple(finish),
+        program=program.Program(() if process is None else process.args),
         hooks=spec.hooks,
         bundle=bundle,
         root=spec.root,
         annotations=spec.annotations,
         version=spec.version,
-        terminal=process.terminal,
+        terminal=process is not None and process.terminal,
         foyer=tuple(foyer),
         preserved_fds=preserved_fds,
         seccomp=profile,
+        process=process,
+        net_devices=_net_devices(spec),
+        rdt=_rdt_group(spec, id),
+        warnings=(*spec.warnings, *capability_warnings(process, in_user_namespace)),
     )
 
 
-def _privileged_steps(process: Process, cgroup: Cgroup) -> Iterator[Operation]:
+def _check_joins(spec: Spec) -> None:
+    """Refuse what is given by its path and is no namespace of its kind ("Namespaces": "MUST generate an error")."""
+    for index, entry in enumerate(spec.namespaces):
+        if not entry.path:
+            continue
+        where = f"linux.namespaces[{index}].path"
+        try:
+            fd = os.open(entry.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            raise SpecError(where, f"{entry.path}: {os.strerror(error.errno or 0).lower()}") from None
+        try:
+            kind = sys.namespace_type(fd)
+        except OSError:
+            kind = 0
+        finally:
+            os.close(fd)
+        if kind != FLAGS[entry.kind]:
+            raise SpecError(where, f"{entry.path} is not a {entry.kind} namespace")
+
+
+def _net_devices(spec: Spec) -> dict[str, str]:
+    if not spec.net_devices:
+        return {}
+    from harness.minirt.container.netdevices import find_missing
+
+    missing = find_missing(spec.net_devices)
+    if missing:
+        raise SpecError(f"linux.netDevices.{missing}", "there is no such network device")
+    return spec.net_devices
+
+
+def _rdt_group(spec: Spec, id: str) -> Group | None:
+    if spec.intel_rdt is None:
+        return None
+    from harness.minirt.container.rdt import plan_group
+
+    return plan_group(spec.intel_rdt, id)
+
+
+def scheduling_is_wanted(process: Process | None) -> bool:
+    """Whether the runtime has to do something to the process from outside."""
+    return process is not None and (process.scheduler is not None or process.io_priority is not None)
+
+
+def memory_step(policy: MemoryPolicy) -> Operation:
+    """The step that sets a memory policy."""
+    from harness.minirt.container.scheduling import SetMemoryPolicy
+
+    return SetMemoryPolicy(policy)
+
+
+def capability_warnings(process: Process | None, in_user_namespace: bool) -> tuple[str, ...]:
+    """What of the capabilities cannot be granted: "MUST be logged as a warning", and is no error."""
+    if process is None or process.capabilities is None:
+        return ()
+    masks = process.capabilities
+    lacking = (masks.effective & ~masks.permitted) | (masks.inheritable & ~masks.bounding)
+    if not in_user_namespace:
+        lacking |= (masks.effective | masks.permitted) & ~sys.capget()[1]
+    if not lacking:
+        return ()
+    from harness.linux.capabilities import names_of
+
+    return tuple([f"process.capabilities: {name} cannot be granted" for name in names_of(lacking)])
+
+
+def _privileged_steps(process: Process | None, cgroup: Cgroup) -> Iterator[Operation]:
     """What the machine's root does to itself, and its child inherits."""
     if cgroup.version == 1 and cgroup.folders:
         yield operations.JoinCgroup(cgroup.join_files())
+    if process is None:
+        return
     if process.oom_score_adj is not None:
         yield operations.SetOomScore(process.oom_score_adj)
     for limit in process.rlimits:
@@ -160,7 +260,7 @@ def _privileged_steps(process: Process, cgroup: Cgroup) -> Iterator[Operation]:
 
 
 def _foyer_steps(
-    spec: Spec, process: Process, cgroup: Cgroup, joins: dict[str, str], new: list[str], overlay: str
+    spec: Spec, process: Process | None, cgroup: Cgroup, joins: dict[str, str], new: list[str], overlay: str
 ) -> Iterator[Operation]:
     yield from _privileged_steps(process, cgroup)
     if "mnt" in new:
@@ -170,7 +270,7 @@ def _foyer_steps(
         else:
             yield preparing.PrepareRoot(spec.root)
         for index, mount in enumerate(spec.mounts):
-            if mount.options.bind:
+            if mount.options.bind and not mount.options.remount:
                 yield preparing.PrepareBind(
                     str(index), mount.source, mount.destination, mount.options, _maps(spec, mount)
                 )
@@ -200,7 +300,11 @@ def _maps(spec: Spec, mount: Mount) -> Maps | None:
     """How the ids of a mount are mapped: as it says itself, else as the container's are, where it says ``idmap``."""
     if mount.uid_maps:
         return Maps(mount.uid_maps, mount.gid_maps)
-    return Maps(spec.uid_maps, spec.gid_maps) if mount.options.idmap and spec.uid_maps else None
+    if not mount.options.idmap:
+        return None
+    # A user namespace that exists has mappings, whether they are told or not.
+    joined = any(entry.kind == "user" and entry.path for entry in spec.namespaces)
+    return OF_THE_CONTAINER if joined else Maps(spec.uid_maps, spec.gid_maps)
 
 
 def _namespace_steps(
@@ -220,6 +324,8 @@ def _namespace_steps(
         yield operations.NewKeyring(f"_ses.{id}")
     if "net" in new:
         yield operations.RaiseLoopback()
+    if spec.net_devices:
+        yield operations.AskParent("devices")
     if spec.hostname or spec.domainname:
         yield operations.SetNames(spec.hostname, spec.domainname)
     for name, value in spec.sysctl.items():
@@ -228,7 +334,7 @@ def _namespace_steps(
 
 def _root_steps(
     spec: Spec,
-    process: Process,
+    process: Process | None,
     cgroup: Cgroup,
     layout: Layout,
     new: list[str],
@@ -241,14 +347,28 @@ def _root_steps(
 ) -> Iterator[Operation]:
     in_user_namespace = "user" in new or "user" in joins
     parent_hooks = spec.hooks.get("prestart") or spec.hooks.get("createRuntime")
+    create_hooks = spec.hooks.get("createContainer", ())
+    creating = state_text(spec.version, id, "creating", bundle, spec.annotations) if create_hooks else ""
     if "mnt" not in new and "mnt" not in joins:
+        yield mounting.OpenRoot(spec.root)
+        if not in_user_namespace:
+            yield from _device_steps(spec, bind=False)
+        if process is not None:
+            yield mounting.MakeFolder(process.cwd)
         if parent_hooks:
             yield operations.AskParent("hooks")
+        if create_hooks:
+            yield program.RunHooks("createContainer", create_hooks, creating)
         yield mounting.Chroot(spec.root)
+        if process is not None and process.terminal:
+            yield OpenTerminal(process.user.uid, process.console_size, as_console=False)
         return
     propagation = spec.rootfs_propagation
-    yield mounting.SetPropagation(propagation or sys.MS_SLAVE | sys.MS_REC)
+    # Of what is not to be shared, the rest of the machine's mounts has to be cut off too: they are bound, and left. An
+    # unbindable one could not be.
     shared = bool(propagation & sys.MS_SHARED)
+    cut = sys.MS_SLAVE if not propagation or propagation & sys.MS_SLAVE else sys.MS_PRIVATE
+    yield mounting.SetPropagation(propagation if shared else cut | sys.MS_REC)
     if prepared:
         yield preparing.EnterTree()
     elif overlay:
@@ -258,41 +378,51 @@ def _root_steps(
     dev_is_bound = False
     after: list[Operation] = []
     for index, mount in enumerate(spec.mounts):
-        if mount.options.bind or (prepared and _maps_of_image(mount)):
+        if mount.options.remount:
+            yield _remount_step(mount)
+        elif mount.options.bind or (prepared and _maps_of_image(mount)):
             yield mounting.Bind(mount.source, mount.destination, mount.options, str(index) if prepared else "")
         else:
-            yield _mount_step(mount, cgroup, layout, new)
+            yield _mount_step(mount, cgroup, layout, new, spec.mount_label)
         destination = "/" + mount.destination.strip("/")
         if destination == "/dev" and mount.options.bind:
             dev_is_bound = True
-        if mount.type == "tmpfs" and mount.options.read_only:
+        if mount.options.read_only and not mount.options.bind and mounting.fills_later(mount.type, destination):
             after.append(mounting.Remount(mount.destination, Attributes(sys.MOUNT_ATTR_RDONLY)))
     if not dev_is_bound:
         yield from _device_steps(spec, in_user_namespace)
-    yield mounting.MakeFolder(process.cwd)
-    if process.terminal:
+    if process is not None:
+        yield mounting.MakeFolder(process.cwd)
+    if process is not None and process.terminal:
         yield OpenTerminal(process.user.uid, process.console_size, as_console=True)
     if parent_hooks:
         yield operations.AskParent("hooks")
-    if spec.hooks.get("createContainer"):
-        state = state_text(spec.version, id, "creating", bundle, spec.annotations)
-        yield program.RunHooks("createContainer", spec.hooks["createContainer"], state)
+    if create_hooks:
+        yield program.RunHooks("createContainer", create_hooks, creating)
     yield from after
     if spec.readonly_paths:
         yield mounting.ReadonlyPaths(spec.readonly_paths)
     if spec.masked_paths:
-        yield mounting.MaskPaths(spec.masked_paths)
+        yield mounting.MaskPaths(spec.masked_paths, spec.mount_label)
     if spec.root_readonly:
         yield mounting.ReadonlyRoot()
     yield mounting.ChangeRoot(pivot, propagation)
 
 
-def _mount_step(mount: Mount, cgroup: Cgroup, layout: Layout, new: list[str]) -> Operation:
+def _remount_step(mount: Mount) -> Operation:
+    """``remount`` changes what an earlier entry, or the root file system, has mounted there; with ``bind`` that mount alone."""
+    options = mount.options
+    if options.bind:
+        return mounting.Remount(mount.destination, options.attributes)
+    return mounting.RemountFilesystem(mount.source, mount.destination, options)
+
+
+def _mount_step(mount: Mount, cgroup: Cgroup, layout: Layout, new: list[str], label: str) -> Operation:
     if mount.options.idmap or mount.uid_maps:
         raise Unsupported(f"mount {mount.destination}: only bind mounts can have mapped ids")
     if mount.type in ("cgroup", "cgroup2"):
         return _cgroup_mount(mount, cgroup, layout, "cgroup" in new)
-    return mounting.MountFilesystem(mount.type, mount.source, mount.destination, mount.options)
+    return mounting.MountFilesystem(mount.type, mount.source, mount.destination, mount.options, label)
 
 
 def _cgroup_mount(mount: Mount, cgroup: Cgroup, layout: Layout, own_namespace: bool) -> Operation:
@@ -313,11 +443,11 @@ def _cgroup_mount(mount: Mount, cgroup: Cgroup, layout: Layout, own_namespace: b
 def _device_steps(spec: Spec, bind: bool) -> Iterator[Operation]:
     devices = {device.path: device for device in (*_DEFAULT_DEVICES, *spec.devices)}
     for device in devices.values():
-        yield mounting.MakeDevice(device.path, device.mode, device.major, device.minor, device.uid, device.gid, bind)
+        yield nodes.MakeDevice(device.path, device.mode, device.major, device.minor, device.uid, device.gid, bind)
     links: tuple[tuple[str, str], ...] = _DEFAULT_LINKS
     if not any(mount.destination.rstrip("/") == "/dev/ptmx" for mount in spec.mounts):
         links += (("/dev/ptmx", "pts/ptmx"),)
-    yield mounting.MakeLinks(links)
+    yield nodes.MakeLinks(links)
 
 
 def process_steps(process: Process, in_user_namespace: bool, persona: int | None = None) -> Iterator[Operation]:
@@ -346,9 +476,10 @@ def privilege_step(process: Process, profile: seccomp.Compiled | None) -> Operat
     masks = process.capabilities or Capabilities()
     return operations.SetPrivileges(
         process.no_new_privileges,
-        masks.effective,
+        # What is not permitted cannot be effective, and what is not bounding not inheritable; see `capability_warnings`.
+        masks.effective & masks.permitted,
         masks.permitted,
-        masks.inheritable,
+        masks.inheritable & masks.bounding,
         # The kernel takes only what is permitted and inheritable; engines write more and expect no error.
         masks.ambient & masks.permitted & masks.inheritable,
         b"" if profile is None else profile.code,
@@ -360,19 +491,15 @@ def _labels(process: Process) -> Operation:
     """Refused here where the kernel has no such security module: a program without its profile is not to run."""
     apparmor = "" if process.apparmor == "unconfined" else process.apparmor
     if apparmor and not os.path.exists("/sys/kernel/security/apparmor"):
-        raise Unsupported(f"apparmor profile {apparmor!r}: this kernel has no AppArmor")
-    if process.selinux and not os.path.exists("/sys/fs/selinux/enforce"):
-        raise Unsupported(f"selinux label {process.selinux!r}: this kernel has no SELinux")
+        raise Unsupported(f"process.apparmorProfile {apparmor!r}: this kernel has no AppArmor")
+    if process.selinux:
+        _check_selinux("process.selinuxLabel", process.selinux)
     return operations.SetLabels(apparmor, process.selinux)
 
 
-def _finish_steps(
-    spec: Spec, process: Process, profile: seccomp.Compiled | None, bundle: str, id: str
-) -> Iterator[Operation]:
-    if spec.hooks.get("startContainer"):
-        state = state_text(spec.version, id, "created", bundle, spec.annotations)
-        yield program.RunHooks("startContainer", spec.hooks["startContainer"], state)
-    yield privilege_step(process, profile)
+def _check_selinux(field: str, label: str) -> None:
+    if not os.path.exists("/sys/fs/selinux/enforce"):
+        raise Unsupported(f"{field} {label!r}: this kernel has no SELinux")
 
 
 def state_text(version: str, id: str, status: str, bundle: str, annotations: dict[str, str]) -> str:

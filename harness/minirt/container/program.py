@@ -71,7 +71,7 @@ class FindProgram(Operation):
         # The last of several values counts, as it does for those who set them.
         values = {entry.partition("=")[0]: entry for entry in self.env if entry}
         path = values.get("PATH", f"PATH={_DEFAULT_PATH}")[5:]
-        if "HOME" not in values:
+        if values.get("HOME", "HOME=") == "HOME=":
             try:
                 fd = os.open("/etc/passwd", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             except OSError:
@@ -98,8 +98,22 @@ class AwaitStart(Operation):
         stage.channel = stage.gate.await_start()
 
 
+class LackProcess(Operation):
+    """What `start` finds of a container whose config has no process: "This operation MUST generate an error"."""
+
+    @property
+    def title(self) -> str:
+        return "start the process"
+
+    def perform(self, stage: Stage) -> None:
+        raise OSError(errno.EINVAL, "config.json has no process")
+
+
 class RunHooks(Operation):
-    """Run hooks inside the container's namespaces; `state` lacks the pid, which only the child knows."""
+    """Run hooks inside the container's namespaces; `state` lacks the pid, which only the child knows.
+
+    They run in the container's root folder; before the root is changed, by its path as the machine has it.
+    """
 
     name: str
     hooks: tuple[Hook, ...]
@@ -110,6 +124,8 @@ class RunHooks(Operation):
         return f"run {self.name} hooks"
 
     def perform(self, stage: Stage) -> None:
+        if self.name == "createContainer":
+            os.fchdir(stage.root)
         run_hooks(self.name, self.hooks, self.state.replace("@pid@", str(os.getpid())))
 
 

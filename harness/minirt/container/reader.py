@@ -46,9 +46,18 @@ class Reader:
         value = self._get(key, str, "a string")
         if value is None:
             return default
-        if "\0" in value:
-            raise self.fail(key, "holds a NUL")
+        self._check(key, value)
         return str(value)
+
+    def _check(self, key: str, text: str) -> None:
+        """A text has to be one that can be handed to the kernel."""
+        if "\0" in text:
+            raise self.fail(key, "holds a NUL")
+        if not text.isascii():
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                raise self.fail(key, "holds half of a surrogate pair") from None
 
     def flag(self, key: str, default: bool = False) -> bool:
         value = self._get(key, bool, "true or false")
@@ -72,8 +81,7 @@ class Reader:
         for index, value in enumerate(values):
             if not isinstance(value, str):
                 raise self.fail(f"{key}[{index}]", f"has to be a string, not {_kind(value)}")
-            if "\0" in value:
-                raise self.fail(f"{key}[{index}]", "holds a NUL")
+            self._check(f"{key}[{index}]", value)
         return tuple(values)
 
     def numbers(self, key: str, most: int = (1 << 32) - 1) -> tuple[int, ...]:
@@ -89,6 +97,7 @@ class Reader:
         for name, value in values.items():
             if not isinstance(value, str):
                 raise self.fail(f"{key}[{name!r}]", f"has to be a string, not {_kind(value)}")
+            self._check(f"{key}[{name!r}]", f"{name}{value}")
         return dict(values)
 
     def object(self, key: str) -> Reader | None:

@@ -16,6 +16,35 @@ from harness.linux import syscalls
 _RESOLVE = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
 
 
+PROC_FILES = (
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/meminfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/uptime",
+    "/proc/loadavg",
+    "/proc/slabinfo",
+    "/proc/sys/kernel/ns_last_pid",
+    "/proc/sys/crypto/fips_enabled",
+)
+"""What may be mounted on inside procfs, because file systems such as lxcfs give the container's own view of it."""
+
+
+def refusal_of(place: str, type: str, bind: bool) -> str:
+    """Why nothing of that kind may be mounted at a place in the container; empty: it may.
+
+    A process trusts what it reads in /proc: a file there that somebody else made would lead it astray, and the runtime too.
+    """
+    if place == "/":
+        return "is the root itself, on which nothing can be mounted"
+    if place == "/proc":
+        return "" if bind or type == "proc" else f"cannot be mounted because it is not of type proc but {type}"
+    if place.startswith("/proc/") and place not in PROC_FILES:
+        return "cannot be mounted because it is inside /proc"
+    return ""
+
+
 def magic(fd: int) -> str:
     """A path that leads to an open descriptor and nowhere else."""
     return f"/proc/self/fd/{fd}"

@@ -21,6 +21,7 @@ _ACTIONS = {
     "SCMP_ACT_KILL_PROCESS": 0x80000000,
     "SCMP_ACT_TRAP": 0x00030000,
     "SCMP_ACT_ERRNO": 0x00050000,
+    "SCMP_ACT_NOTIFY": 0x7FC00000,
     "SCMP_ACT_TRACE": 0x7FF00000,
     "SCMP_ACT_LOG": 0x7FFC0000,
     "SCMP_ACT_ALLOW": 0x7FFF0000,
@@ -38,8 +39,37 @@ _FLAGS = {
     "SECCOMP_FILTER_FLAG_TSYNC": 0,  # a single thread is in step with itself
     "SECCOMP_FILTER_FLAG_LOG": syscalls.SECCOMP_FILTER_FLAG_LOG,
     "SECCOMP_FILTER_FLAG_SPEC_ALLOW": syscalls.SECCOMP_FILTER_FLAG_SPEC_ALLOW,
-    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV": 0,  # without a listener it means nothing
+    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV": syscalls.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV,
 }
+ARCHITECTURES = (
+    "SCMP_ARCH_X86",
+    "SCMP_ARCH_X86_64",
+    "SCMP_ARCH_X32",
+    "SCMP_ARCH_ARM",
+    "SCMP_ARCH_AARCH64",
+    "SCMP_ARCH_MIPS",
+    "SCMP_ARCH_MIPS64",
+    "SCMP_ARCH_MIPS64N32",
+    "SCMP_ARCH_MIPSEL",
+    "SCMP_ARCH_MIPSEL64",
+    "SCMP_ARCH_MIPSEL64N32",
+    "SCMP_ARCH_PPC",
+    "SCMP_ARCH_PPC64",
+    "SCMP_ARCH_PPC64LE",
+    "SCMP_ARCH_S390",
+    "SCMP_ARCH_S390X",
+    "SCMP_ARCH_PARISC",
+    "SCMP_ARCH_PARISC64",
+    "SCMP_ARCH_RISCV64",
+    "SCMP_ARCH_LOONGARCH64",
+    "SCMP_ARCH_M68K",
+    "SCMP_ARCH_SH",
+    "SCMP_ARCH_SHEB",
+)
+"""Those that libseccomp 2.6 knows; an older one knows fewer."""
+_NOTIFY = "SCMP_ACT_NOTIFY"
+_LONGEST_ADDRESS = 107
+"""bytes of a path in sockaddr_un, without the NUL"""
 _REFUSING = frozenset((0x00000000, 0x80000000, 0x00030000, 0x00050000))
 """actions without their data, by which a filter keeps processes from a call"""
 _EPERM = 1
@@ -55,11 +85,20 @@ _FORMAT = "2"
 """Changes whenever the same profile is compiled to something else; part of the cache's key."""
 
 
+class Listener(Record):
+    """Who is asked about calls with SCMP_ACT_NOTIFY."""
+
+    path: str
+    """of its socket"""
+    metadata: str = ""
+
+
 class Compiled(Record):
     """A filter ready to load. `flags` for seccomp(2)."""
 
     code: bytes
     flags: int = 0
+    listener: Listener | None = None
 
 
 class Argument(Record):
@@ -82,41 +121,63 @@ class Profile(Record):
     architectures: tuple[str, ...]
     rules: tuple[Rule, ...]
     flags: int
+    listener: Listener | None = None
 
 
 def parse_profile(content: dict[str, Any]) -> Profile:
-    """Read linux.seccomp; raises `SpecError` and, for SCMP_ACT_NOTIFY, `Unsupported`."""
+    """Read linux.seccomp; raises `SpecError`."""
     top = Reader(content, "linux.seccomp")
     default = _action(top, "defaultAction", "defaultErrnoRet")
-    return Profile(default, top.texts("architectures"), top.list("syscalls", _rule), _flags(top))
+    if default == _ACTIONS[_NOTIFY]:
+        raise top.fail(
+            "defaultAction", f"cannot be {_NOTIFY}: the filter would ask about how its own descriptor is sent"
+        )
+    architectures = top.texts("architectures")
+    for index, name in enumerate(architectures):
+        if name not in ARCHITECTURES:
+            raise top.fail(f"architectures[{index}]", f"{name!r} is none of {', '.join(ARCHITECTURES)}")
+    rules = top.list("syscalls", _rule)
+    notifies = any(rule.action == _ACTIONS[_NOTIFY] for rule in rules)
+    return Profile(default, architectures, rules, _flags(top, notifies), _listener(top, notifies))
 
 
-def _flags(top: Reader) -> int:
-    flags = 0
+def _listener(top: Reader, notifies: bool) -> Listener | None:
+    path, metadata = top.text("listenerPath"), top.text("listenerMetadata")
+    if metadata and not path:
+        raise top.fail("listenerMetadata", "means nothing without listenerPath")
+    if not notifies:
+        return None
+    if not path:
+        raise top.fail("listenerPath", f"is needed by {_NOTIFY}")
+    if len(os.fsencode(path)) > _LONGEST_ADDRESS:
+        raise top.fail("listenerPath", f"is longer than the {_LONGEST_ADDRESS} bytes of a socket's address")
+    return Listener(path, metadata)
+
+
+def _flags(top: Reader, notifies: bool) -> int:
+    flags = syscalls.SECCOMP_FILTER_FLAG_NEW_LISTENER if notifies else 0
     for index, word in enumerate(top.texts("flags")):
         if word not in _FLAGS:
             raise top.fail(f"flags[{index}]", f"{word!r} is not supported")
         flags |= _FLAGS[word]
-    return flags
+    # The kernel refuses this one where nobody listens, to whom it would mean nothing.
+    return flags if notifies else flags & ~syscalls.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
 
 
 def _action(entry: Reader, key: str, errno_key: str) -> int:
-    word = entry.text(key)
-    if word == "SCMP_ACT_NOTIFY":
-        raise Unsupported(f"{entry.at(key)}: SCMP_ACT_NOTIFY is not supported")
-    action = entry.choice(key, _ACTIONS)
+    action, word = entry.choice(key, _ACTIONS), entry.text(key)
     number = entry.number(errno_key, least=0, most=0xFFFF)
     if word in ("SCMP_ACT_ERRNO", "SCMP_ACT_TRACE"):
         return action | (_EPERM if number is None else number)
-    if number:
+    if number is not None:
         raise entry.fail(errno_key, f"means nothing with {word}")
     return action
 
 
 def _rule(entry: Reader) -> Rule:
     names = entry.texts("names")
-    if not names:
-        raise entry.fail("names", "is empty")
+    if not all(names) or not names:
+        raise entry.fail("names", "is empty" if not names else "holds an empty name")
 
     def argument(item: Reader) -> Argument:
         return Argument(
@@ -126,7 +187,10 @@ def _rule(entry: Reader) -> Rule:
             item.count("valueTwo", most=(1 << 64) - 1),
         )
 
-    return Rule(names, _action(entry, "action", "errnoRet"), entry.list("args", argument))
+    action = _action(entry, "action", "errnoRet")
+    if action == _ACTIONS[_NOTIFY] and "write" in names:
+        raise entry.fail("names", f"write cannot be {_NOTIFY}: by it the descriptor of the filter is told")
+    return Rule(names, action, entry.list("args", argument))
 
 
 _known: dict[str, Compiled] = {}
@@ -152,7 +216,8 @@ def compile_profile(content: dict[str, Any], cache: str = "") -> Compiled:
     if cache:
         from _blake2 import blake2b  # type: ignore[import-not-found,unused-ignore]
 
-        key = blake2b(f"{_FORMAT} {os.uname().release} {content!r}".encode(), digest_size=16).hexdigest()
+        text = f"{_FORMAT} {os.uname().release} {content!r}"
+        key = blake2b(text.encode(), digest_size=16).hexdigest()
         path = f"{cache}/{key}.bpf"
         if path in _known:
             return _known[path]
@@ -160,11 +225,12 @@ def compile_profile(content: dict[str, Any], cache: str = "") -> Compiled:
             with open(path, "rb", buffering=0) as file:
                 code = file.read()
             if code and len(code) % 8 == 0:
-                return _know(path, Compiled(code, _flags(Reader(content, "linux.seccomp"))))
+                top, notifies = Reader(content, "linux.seccomp"), _NOTIFY in text and parse_profile(content).listener
+                return _know(path, Compiled(code, _flags(top, bool(notifies)), notifies or None))
         except OSError:
             code = b""
     profile = parse_profile(content)
-    compiled = Compiled(_compile(profile), profile.flags)
+    compiled = Compiled(_compile(profile), profile.flags, profile.listener)
     if path:
         _keep(path, compiled.code)
         _know(path, compiled)
@@ -229,7 +295,7 @@ def _compile(profile: Profile) -> bytes:
             short = name.removeprefix("SCMP_ARCH_").lower().encode()
             token = library.seccomp_arch_resolve_name(short)
             if not token:
-                raise SpecError(f"linux.seccomp.architectures[{index}]", f"{name!r} is not known")
+                raise SpecError(f"linux.seccomp.architectures[{index}]", f"{name!r} is not known to this libseccomp")
             result = library.seccomp_arch_add(context, token)
             if result not in (0, -_EEXIST):
                 raise SpecError(f"linux.seccomp.architectures[{index}]", os.strerror(-result).lower())

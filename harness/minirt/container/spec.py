@@ -6,93 +6,41 @@ fields that nobody knows are ignored, as the specification demands. Limits (`lin
 
 from __future__ import annotations
 
+import os
 import stat
 
-from harness.linux.capabilities import BITS
 from harness.linux.namespaces import FLAGS
+from harness.minirt.container.hooks import NAMES as HOOKS
 from harness.minirt.container.hooks import Hook
 from harness.minirt.container.options import PROPAGATION, MountOptions, parse_options
+from harness.minirt.container.process import Process, User, parse_environment, parse_process
 from harness.minirt.container.reader import Reader
 from harness.minirt.container.record import Record
 from harness.minirt.container.resources import Resources, parse_resources
-from harness.minirt.errors import SpecError
+from harness.minirt.container.rootfs import refusal_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-SPEC_VERSION = "1.2.1"
+    from harness.minirt.container.rdt import IntelRdt
+    from harness.minirt.container.scheduling import MemoryPolicy
+
+SPEC_VERSION = "1.3.0"
 
 NAMESPACES = {"network" if kind == "net" else "mount" if kind == "mnt" else kind: kind for kind in FLAGS}
 """What config.json calls a kind of namespace → what the kernel calls it."""
 
-RLIMITS = {
-    name: number
-    for number, name in enumerate(
-        (
-            "RLIMIT_CPU",
-            "RLIMIT_FSIZE",
-            "RLIMIT_DATA",
-            "RLIMIT_STACK",
-            "RLIMIT_CORE",
-            "RLIMIT_RSS",
-            "RLIMIT_NPROC",
-            "RLIMIT_NOFILE",
-            "RLIMIT_MEMLOCK",
-            "RLIMIT_AS",
-            "RLIMIT_LOCKS",
-            "RLIMIT_SIGPENDING",
-            "RLIMIT_MSGQUEUE",
-            "RLIMIT_NICE",
-            "RLIMIT_RTPRIO",
-            "RLIMIT_RTTIME",
-        )
-    )
-}
-_ANY_DEVICE_KIND = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
-_PERSONALITIES = {"LINUX": 0, "LINUX32": 8}
-_HOOKS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
-
-
-class User(Record):
-    uid: int = 0
-    gid: int = 0
-    umask: int | None = None
-    groups: tuple[int, ...] = ()
-
-
-class Capabilities(Record):
-    """Bit masks of the five sets."""
-
-    bounding: int = 0
-    effective: int = 0
-    permitted: int = 0
-    inheritable: int = 0
-    ambient: int = 0
-
-
-class Rlimit(Record):
-    resource: int
-    soft: int
-    hard: int
-
-
-class Process(Record):
-    """What is executed. `capabilities` None: those of the caller stay."""
-
-    args: tuple[str, ...]
-    cwd: str
-    env: tuple[str, ...] = ()
-    user: User = User()
-    capabilities: Capabilities | None = None
-    rlimits: tuple[Rlimit, ...] = ()
-    no_new_privileges: bool = False
-    oom_score_adj: int | None = None
-    terminal: bool = False
-    console_size: tuple[int, int] | None = None
-    """rows, columns"""
-    apparmor: str = ""
-    selinux: str = ""
+DEVICE_KINDS = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
+PERSONALITIES = {"LINUX": 0, "LINUX32": 8}
+_MOST_MAPS = 340
+"""lines of a uid_map (user_namespaces(7))"""
+_ALL_IDS = 1 << 32
+_MOST_MAJOR, _MOST_MINOR = (1 << 12) - 1, (1 << 20) - 1
+"""of a device number: the kernel cuts off what is above"""
+_MOST_DATA = 4094
+"""bytes of what mount(2) hands to a file system: a page, less its ends"""
+_MOST_OFFSET_S = (1 << 63) // 1_000_000_000 // 2
 
 
 class IdMap(Record):
@@ -155,6 +103,11 @@ class Spec(Record):
     readonly_paths: tuple[str, ...] = ()
     personality: int | None = None
     mount_label: str = ""
+    net_devices: dict[str, str] = {}  # noqa: RUF012
+    """the name of a device of the machine → its name in the container"""
+    memory_policy: MemoryPolicy | None = None
+    intel_rdt: IntelRdt | None = None
+    warnings: tuple[str, ...] = ()
 
     def namespace(self, kind: str) -> Namespace | None:
         """The entry for a kind, if there is one."""
@@ -167,96 +120,99 @@ class Spec(Record):
 def parse_spec(document: Any, bundle: str) -> Spec:
     """The spec in a config.json; relative paths in it start at `bundle` (absolute)."""
     top = Reader(document)
-    version = top.text("ociVersion")
-    parts = version.split("-")[0].split(".")
-    if len(parts) != 3 or not all(part.isdigit() for part in parts):
-        raise top.fail("ociVersion", f"{version!r} is not a semantic version")
-    if parts[0] != "1":
-        raise top.fail("ociVersion", f"{version} is not supported, 1.x.y is")
+    version = _version(top)
     root = top.object("root")
     if root is None:
         raise top.fail("root", "is missing")
     root_path = root.text("path")
     if not root_path:
         raise root.fail("path", "is missing")
-    process = top.object("process")
+    entry = top.object("process")
+    process = None if entry is None else parse_process(entry)
     linux = top.object("linux") or Reader({}, "linux")
     namespaces = _namespaces(linux)
     kinds = {entry.kind for entry in namespaces}
     hostname, domainname = top.text("hostname"), top.text("domainname")
     if (hostname or domainname) and "uts" not in kinds:
         raise top.fail("hostname" if hostname else "domainname", "cannot be set without a uts namespace")
+    for name in ("hostname", "domainname"):
+        if len(top.text(name).encode()) > 64:  # __NEW_UTS_LEN
+            raise top.fail(name, "is longer than 64 bytes")
+    uid_maps, gid_maps = _id_maps(linux, "uidMappings"), _id_maps(linux, "gidMappings")
+    _check_maps(linux, namespaces, uid_maps, gid_maps, process)
+    if "mnt" not in kinds:
+        _check_shared_mounts(top, root, linux)
     propagation = linux.text("rootfsPropagation")
     if propagation and propagation not in PROPAGATION:
         raise linux.fail("rootfsPropagation", f"{propagation!r} is none of {', '.join(PROPAGATION)}")
-    if linux.has("intelRdt"):
-        raise linux.fail("intelRdt", "is not supported")
-    persona = linux.object("personality")
     seccomp = linux.object("seccomp")
-    mounts = top.list("mounts", lambda entry: _mount(entry, bundle))
-    if mounts and "mnt" not in kinds:
-        raise top.fail("mounts", "cannot be made without a mount namespace")
-    uid_maps, gid_maps = linux.list("uidMappings", _id_map), linux.list("gidMappings", _id_map)
-    for entry in namespaces:
-        if entry.kind == "user" and not entry.path and not (uid_maps and gid_maps):
-            raise linux.fail("uidMappings", "and gidMappings are needed for a new user namespace")
+    may_map = "user" in kinds
+    mounts = top.list("mounts", lambda entry: _mount(entry, bundle, may_map))
+    annotations = top.pairs("annotations")
+    if "" in annotations:
+        raise top.fail("annotations", "has a key that is empty")
+    warnings = () if process is None else process.warnings
+    persona = linux.object("personality")
+    if persona is not None and persona.texts("flags"):
+        warnings += ("linux.personality.flags: none is supported, they are ignored",)
     return Spec(
         version=version,
         root=_join(bundle, root_path),
         root_readonly=root.flag("readonly"),
-        process=None if process is None else parse_process(process),
+        process=process,
         hostname=hostname,
         domainname=domainname,
         mounts=mounts,
         hooks=_hooks(top),
-        annotations=top.pairs("annotations"),
+        annotations=annotations,
         namespaces=namespaces,
         uid_maps=uid_maps,
         gid_maps=gid_maps,
-        time_offsets=_time_offsets(linux),
+        time_offsets=_time_offsets(linux, namespaces),
         devices=linux.list("devices", _device),
         cgroups_path=linux.text("cgroupsPath"),
-        resources=parse_resources(linux.object("resources") or Reader({})),
+        resources=parse_resources(linux.object("resources") or Reader({}, "linux.resources")),
         rootfs_propagation=PROPAGATION.get(propagation, 0),
         seccomp=None if seccomp is None else dict(seccomp.value),
-        sysctl=_sysctl(linux, kinds),
+        sysctl=_sysctl(linux, namespaces),
         masked_paths=_absolute(linux, "maskedPaths"),
         readonly_paths=_absolute(linux, "readonlyPaths"),
-        personality=None if persona is None else persona.choice("domain", _PERSONALITIES),
+        personality=None if persona is None else persona.choice("domain", PERSONALITIES),
         mount_label=linux.text("mountLabel"),
+        net_devices=_net_devices(linux, kinds),
+        memory_policy=_memory_policy(linux),
+        intel_rdt=_intel_rdt(linux),
+        warnings=warnings,
     )
 
 
-def parse_process(entry: Reader) -> Process:
-    """``process``, of a config.json or alone (as `exec --process` has it)."""
-    args = entry.texts("args")
-    if not args or not args[0]:
-        raise entry.fail("args", "needs at least one word")
-    cwd = entry.text("cwd")
-    if not cwd.startswith("/"):
-        raise entry.fail("cwd", f"{cwd!r} is not an absolute path")
-    user = entry.object("user") or Reader({})
-    most = (1 << 32) - 2
-    size = entry.object("consoleSize")
-    return Process(
-        args=args,
-        cwd=cwd,
-        env=entry.texts("env"),
-        user=User(
-            user.count("uid", most=most),
-            user.count("gid", most=most),
-            user.number("umask", least=0, most=0o777),
-            user.numbers("additionalGids", most),
-        ),
-        capabilities=_capabilities(entry),
-        rlimits=_rlimits(entry),
-        no_new_privileges=entry.flag("noNewPrivileges"),
-        oom_score_adj=entry.number("oomScoreAdj", least=-1000, most=1000),
-        terminal=entry.flag("terminal"),
-        console_size=None if size is None else (size.count("height", most=65535), size.count("width", most=65535)),
-        apparmor=entry.text("apparmorProfile"),
-        selinux=entry.text("selinuxLabel"),
-    )
+def _version(top: Reader) -> str:
+    """``ociVersion``: a semantic version 2.0.0 of the specification's first major one."""
+    version = top.text("ociVersion")
+    core, plus, build = version.partition("+")
+    core, dash, pre = core.partition("-")
+    numbers = core.split(".")
+    if (
+        len(numbers) != 3
+        or not all(map(_is_number, numbers))
+        or (plus and not all(map(_is_identifier, build.split("."))))
+        or (
+            dash
+            and not all(_is_identifier(word) and (not word.isdigit() or _is_number(word)) for word in pre.split("."))
+        )
+    ):
+        raise top.fail("ociVersion", f"{version!r} is not a semantic version" if version else "is missing")
+    if numbers[0] != "1":
+        raise top.fail("ociVersion", f"{version} is not supported, 1.x.y is")
+    return version
+
+
+def _is_number(word: str) -> bool:
+    return word.isascii() and word.isdigit() and (word == "0" or word[0] != "0")
+
+
+def _is_identifier(word: str) -> bool:
+    return word.isascii() and word.replace("-", "0").isalnum()
 
 
 def _join(folder: str, path: str) -> str:
@@ -271,63 +227,93 @@ def _absolute(linux: Reader, key: str) -> tuple[str, ...]:
     return paths
 
 
-def _capabilities(process: Reader) -> Capabilities | None:
-    entry = process.object("capabilities")
-    if entry is None:
-        return None
-    masks = {}
-    for name in ("bounding", "effective", "permitted", "inheritable", "ambient"):
-        masks[name] = 0
-        for word in entry.texts(name):
-            # A capability that nobody knows is left out, as the specification's warning for it demands.
-            masks[name] |= 1 << BITS[word] if word in BITS else 0
-    return Capabilities(**masks)
-
-
-def _rlimits(process: Reader) -> tuple[Rlimit, ...]:
-    def one(entry: Reader) -> Rlimit:
-        resource = entry.choice("type", RLIMITS)
-        soft, hard = entry.count("soft", most=(1 << 64) - 1), entry.count("hard", most=(1 << 64) - 1)
-        if soft > hard:
-            raise entry.fail("soft", f"{soft} is above the hard limit {hard}")
-        return Rlimit(resource, soft, hard)
-
-    limits = process.list("rlimits", one)
-    seen: set[int] = set()
-    for index, limit in enumerate(limits):
-        if limit.resource in seen:
-            raise process.fail(f"rlimits[{index}].type", "stands there twice")
-        seen.add(limit.resource)
-    return limits
-
-
 def _id_map(entry: Reader) -> IdMap:
-    size = entry.count("size")
-    if not size:
-        raise entry.fail("size", "has to be at least 1")
-    return IdMap(entry.count("containerID"), entry.count("hostID"), size)
+    inside, outside, size = entry.count("containerID"), entry.count("hostID"), entry.count("size")
+    if not size or max(inside, outside) + size > _ALL_IDS:
+        raise entry.fail("size", "has to be at least 1" if not size else "leads beyond the last id")
+    return IdMap(inside, outside, size)
 
 
-def _mount(entry: Reader, bundle: str) -> Mount:
+def _id_maps(entry: Reader, key: str) -> tuple[IdMap, ...]:
+    maps = entry.list(key, _id_map)
+    if len(maps) > _MOST_MAPS:
+        raise entry.fail(key, f"has more than {_MOST_MAPS} entries")
+    for side in ("inside", "outside"):
+        last = -1
+        for item in sorted(maps, key=lambda item: getattr(item, side)) if len(maps) > 1 else ():
+            if getattr(item, side) <= last:
+                raise entry.fail(key, f"maps an id twice: {getattr(item, side)} {side} of the container")
+            last = getattr(item, side) + item.size - 1
+    return maps
+
+
+def _check_maps(
+    linux: Reader,
+    namespaces: tuple[Namespace, ...],
+    uid_maps: tuple[IdMap, ...],
+    gid_maps: tuple[IdMap, ...],
+    process: Process | None,
+) -> None:
+    """Mappings belong to a user namespace; a new one needs some, for those ids that the container needs."""
+    own = next((entry for entry in namespaces if entry.kind == "user"), None)
+    if own is None:
+        if uid_maps or gid_maps:
+            raise linux.fail("uidMappings" if uid_maps else "gidMappings", "means nothing without a user namespace")
+        return
+    if own.path:
+        return
+    if not (uid_maps and gid_maps):
+        raise linux.fail("uidMappings", "and gidMappings are needed for a new user namespace")
+    user = User() if process is None else process.user
+    wanted = (("uidMappings", uid_maps, (0, user.uid)), ("gidMappings", gid_maps, (0, user.gid, *user.groups)))
+    for key, maps, ids in wanted:
+        for id in ids:
+            if not any(item.inside <= id < item.inside + item.size for item in maps):
+                raise linux.fail(key, f"leaves out {id}, which the container needs")
+
+
+def _check_shared_mounts(top: Reader, root: Reader, linux: Reader) -> None:
+    """A container in the runtime's own mount namespace cannot have what would be seen by the whole machine."""
+    for entry, key in ((top, "mounts"), (linux, "maskedPaths"), (linux, "readonlyPaths"), (linux, "rootfsPropagation")):
+        if entry.value.get(key):
+            raise entry.fail(key, "cannot be made without a mount namespace")
+    if root.flag("readonly"):
+        raise root.fail("readonly", "cannot be had without a mount namespace")
+
+
+def _mount(entry: Reader, bundle: str, may_map: bool) -> Mount:
     destination = entry.text("destination")
     if not destination:
         raise entry.fail("destination", "is missing")
     if not destination.startswith("/"):
-        # Not absolute is invalid by the specification, but all runtimes take it as below the root.
+        # Deprecated, but "it MAY be a relative path, in which case it MUST be interpreted as relative to /".
         destination = "/" + destination
     options = parse_options(entry.texts("options"))
     kind, source = entry.text("type"), entry.text("source")
     if kind == "bind" and not options.bind:
         options = parse_options(("bind", *entry.texts("options")))
     if options.bind:
-        if not source:
+        if not source and not options.remount:
             raise entry.fail("source", "is needed for a bind mount")
         source = _join(bundle, source)
-    elif not kind:
+        if options.data:
+            raise entry.fail("options", f"{options.data!r} cannot be given to a bind mount: the kernel would ignore it")
+    elif not kind and not options.remount:
         raise entry.fail("type", "is missing")
-    maps = entry.list("uidMappings", _id_map), entry.list("gidMappings", _id_map)
+    if len(options.data) > _MOST_DATA and kind != "overlay":
+        raise entry.fail("options", f"are longer than {_MOST_DATA} bytes for the file system")
+    if not options.remount:
+        refusal = refusal_of(os.path.normpath("/" + destination.strip("/")), kind, options.bind)
+        if refusal:
+            raise entry.fail("destination", refusal)
+    maps = _id_maps(entry, "uidMappings"), _id_maps(entry, "gidMappings")
     if bool(maps[0]) != bool(maps[1]):
         raise entry.fail("uidMappings", "and gidMappings have to be given together")
+    if maps[0] or options.idmap:
+        if not options.bind and kind != "overlay":
+            raise entry.fail("options" if options.idmap else "uidMappings", "only bind mounts can have mapped ids")
+        if not maps[0] and not may_map:
+            raise entry.fail("options", f"{options.idmap} needs uidMappings and gidMappings, or a user namespace")
     return Mount(destination, kind, source, options, *maps)
 
 
@@ -339,13 +325,13 @@ def _hooks(top: Reader) -> dict[str, tuple[Hook, ...]]:
     def one(hook: Reader) -> Hook:
         path = hook.text("path")
         if not path.startswith("/"):
-            raise hook.fail("path", f"{path!r} is not an absolute path")
+            raise hook.fail("path", f"{path!r} is not an absolute path" if path else "is missing")
         timeout_s = hook.number("timeout")
         if timeout_s is not None and timeout_s <= 0:
             raise hook.fail("timeout", "has to be above 0")
-        return Hook(path, hook.texts("args"), hook.texts("env"), timeout_s)
+        return Hook(path, hook.texts("args"), parse_environment(hook), timeout_s)
 
-    return {name: hooks for name in _HOOKS if (hooks := entry.list(name, one))}
+    return {name: hooks for name in HOOKS if (hooks := entry.list(name, one))}
 
 
 def _namespaces(linux: Reader) -> tuple[Namespace, ...]:
@@ -364,56 +350,74 @@ def _namespaces(linux: Reader) -> tuple[Namespace, ...]:
     return entries
 
 
-def _time_offsets(linux: Reader) -> dict[str, tuple[int, int]]:
+def _time_offsets(linux: Reader, namespaces: tuple[Namespace, ...]) -> dict[str, tuple[int, int]]:
     entry = linux.object("timeOffsets")
+    if entry is None or not entry.value:
+        return {}
+    if not any(known.kind == "time" and not known.path for known in namespaces):
+        raise linux.fail("timeOffsets", "needs a new time namespace")
     offsets = {}
-    for clock in entry.value if entry is not None else ():
-        assert entry is not None
+    for clock in entry.value:
         if clock not in ("monotonic", "boottime"):
             raise entry.fail(clock, "is not a clock that has an offset")
-        offset = entry.object(clock) or Reader({})
-        offsets[clock] = offset.number("secs") or 0, offset.count("nanosecs", most=999_999_999)
+        offset = entry.object(clock) or Reader({}, entry.at(clock))
+        # Below, the clock would stand before its beginning: that depends on how long the machine runs.
+        secs = offset.number("secs", least=-_MOST_OFFSET_S, most=_MOST_OFFSET_S)
+        offsets[clock] = secs or 0, offset.count("nanosecs", most=999_999_999)
     return offsets
 
 
 def _device(entry: Reader) -> Device:
     path = entry.text("path")
     if not path.startswith("/"):
-        raise entry.fail("path", f"{path!r} is not an absolute path")
-    kind = entry.choice("type", _ANY_DEVICE_KIND)
+        raise entry.fail("path", f"{path!r} is not an absolute path" if path else "is missing")
+    if path.rstrip("/").rpartition("/")[2] in ("", ".", ".."):
+        raise entry.fail("path", f"{path!r} cannot be a file")
+    kind = entry.choice("type", DEVICE_KINDS)
     mode = entry.number("fileMode", least=0, most=0o177777)
+    numbers = (0, 0)
+    if kind != stat.S_IFIFO:
+        for key in ("major", "minor"):
+            if not entry.has(key):
+                raise entry.fail(key, "is missing")
+        numbers = entry.count("major", most=_MOST_MAJOR), entry.count("minor", most=_MOST_MINOR)
     return Device(
-        path,
-        kind | (0o666 if mode is None else mode & 0o7777),
-        entry.count("major"),
-        entry.count("minor"),
-        entry.count("uid"),
-        entry.count("gid"),
+        path, kind | (0o666 if mode is None else mode & 0o7777), *numbers, entry.count("uid"), entry.count("gid")
     )
 
 
-_IPC_SYSCTLS = frozenset(
-    f"kernel.{name}" for name in ("msgmax", "msgmnb", "msgmni", "sem", "shm_rmid_forced", "shmall", "shmmax", "shmmni")
-)
+def _sysctl(linux: Reader, namespaces: tuple[Namespace, ...]) -> dict[str, str]:
+    if not linux.has("sysctl"):
+        return {}
+    from harness.minirt.container.sysctl import parse_sysctl
+
+    return parse_sysctl(linux, namespaces)
 
 
-def _sysctl(linux: Reader, kinds: set[str]) -> dict[str, str]:
-    """Only what belongs to a namespace of the container's may be set: anything else would change the machine."""
-    values = linux.pairs("sysctl")
-    for name in values:
-        dotted = name.replace("/", ".")
-        if ".." in dotted or not dotted.strip("."):
-            raise SpecError(f"{linux.at('sysctl')}[{name!r}]", "is not a sysctl's name")
-        if dotted.startswith("net."):
-            kind = "net"
-        elif dotted.startswith("fs.mqueue.") or dotted in _IPC_SYSCTLS:
-            kind = "ipc"
-        elif dotted == "kernel.domainname":
-            kind = "uts"
-        elif dotted.startswith("user."):
-            kind = "user"
-        else:
-            raise SpecError(f"{linux.at('sysctl')}[{name!r}]", "is not in a separate kernel namespace")
-        if kind not in kinds:
-            raise SpecError(f"{linux.at('sysctl')}[{name!r}]", f"needs a {kind} namespace of the container's own")
-    return values
+def _net_devices(linux: Reader, kinds: set[str]) -> dict[str, str]:
+    entry = linux.object("netDevices")
+    if entry is None or not entry.value:
+        return {}
+    if "net" not in kinds:
+        raise linux.fail("netDevices", "cannot be moved without a network namespace of the container's own")
+    from harness.minirt.container.netdevices import parse_devices
+
+    return parse_devices(entry)
+
+
+def _memory_policy(linux: Reader) -> MemoryPolicy | None:
+    entry = linux.object("memoryPolicy")
+    if entry is None:
+        return None
+    from harness.minirt.container.scheduling import parse_memory_policy
+
+    return parse_memory_policy(entry)
+
+
+def _intel_rdt(linux: Reader) -> IntelRdt | None:
+    entry = linux.object("intelRdt")
+    if entry is None:
+        return None
+    from harness.minirt.container.rdt import parse_rdt
+
+    return parse_rdt(entry)

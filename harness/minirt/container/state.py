@@ -49,6 +49,8 @@ class Container(Record):
     seccomp: dict[str, Any] | None = None
     """linux.seccomp, which `exec` applies too"""
     no_new_keyring: bool = False
+    beside: dict[str, Any] = {}  # noqa: RUF012
+    """what of linux `exec` and `delete` need too: personality and memoryPolicy as they stand, resctrl groups"""
 
 
 def check_id(id: str) -> str:
@@ -89,6 +91,7 @@ def save(folder: str, container: Container) -> None:
         "hooks": {name: [_hook_document(hook) for hook in hooks] for name, hooks in container.hooks.items()},
         "seccomp": container.seccomp,
         "noNewKeyring": container.no_new_keyring,
+        "beside": container.beside,
     }
     fresh = f"{folder}/.{_FILE}.{os.getpid()}"
     fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -133,6 +136,7 @@ def load(root: str, id: str) -> Container:
             },
             seccomp=content["seccomp"],
             no_new_keyring=content["noNewKeyring"],
+            beside=content.get("beside", {}),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise StateCorrupt(f"{path}: {type(error).__name__}: {error}") from None

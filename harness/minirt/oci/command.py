@@ -33,6 +33,11 @@ class Context:
         if self._format not in ("text", "json"):
             raise UsageError(f"unknown log-format {self._format!r}")
 
+    def warn(self, message: str) -> None:
+        """Tell of what is not as it was asked for, and no reason to stop."""
+        self.log("warning", message)
+        sys.stderr.write(f"minirt: warning: {message}\n")
+
     def log(self, level: str, message: str) -> None:
         """One line into the log file, if there is one."""
         if not self._log or (level == "debug" and not self.debug):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from harness.minirt.oci.foreground import Relay
 
 SECCOMP_CACHE = "/run/minirt/seccomp"
+_KEPT = ("personality", "memoryPolicy")
 
 
 def create(context: Context, words: Words) -> int:
@@ -85,6 +86,8 @@ def read_plan(words: Words, id: str) -> tuple[Plan, dict[str, object]]:
 def _create(context: Context, words: Words, *, foreground: bool) -> tuple[Container, Launched, Relay | None]:
     id = state.check_id(words.arguments[0])
     plan, content = read_plan(words, id)
+    for warning in plan.warnings:
+        context.log("warning", warning)
     console = relay = None
     socket_path = words.value("console-socket")
     if socket_path and not plan.terminal:
@@ -113,6 +116,7 @@ def _create(context: Context, words: Words, *, foreground: bool) -> tuple[Contai
         hooks={name: hooks for name, hooks in plan.hooks.items() if name in ("poststart", "poststop")},
         seccomp=_seccomp_of(content),
         no_new_keyring=words.has("no-new-keyring"),
+        beside=_beside(plan, content),
     )
     folder = state.reserve(context.root, id)
     launched = None
@@ -138,6 +142,10 @@ def _create(context: Context, words: Words, *, foreground: bool) -> tuple[Contai
             plan.cgroup.kill_all()
             plan.cgroup.remove()
         state.forget(context.root, id)
+        if plan.hooks.get("poststop"):
+            from harness.minirt.oci.lifecycle import run_poststop_hooks
+
+            run_poststop_hooks(context, container)
         raise
     return container, launched, relay
 
@@ -146,6 +154,15 @@ def _seccomp_of(content: dict[str, object]) -> dict[str, object] | None:
     linux = content.get("linux")
     profile = linux.get("seccomp") if isinstance(linux, dict) else None
     return profile if isinstance(profile, dict) else None
+
+
+def _beside(plan: Plan, content: dict[str, object]) -> dict[str, object]:
+    """What of the config outlives the creation, beside what `Container` has fields for."""
+    linux = content.get("linux")
+    found = {} if not isinstance(linux, dict) else {name: linux[name] for name in _KEPT if linux.get(name) is not None}
+    if plan.rdt is not None:
+        found["rdt"] = {"groups": [plan.rdt.folder, plan.rdt.monitor], "removed": plan.rdt.removed}
+    return found
 
 
 def _now() -> str:

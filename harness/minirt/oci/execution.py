@@ -7,10 +7,10 @@ import os
 from harness.linux.capabilities import BITS
 from harness.minirt.container import document, state
 from harness.minirt.container.enter import enter
+from harness.minirt.container.process import Capabilities, Process, User, parse_process
 from harness.minirt.container.reader import Reader
 from harness.minirt.container.record import changed
 from harness.minirt.container.seccomp import compile_profile
-from harness.minirt.container.spec import Capabilities, Process, User, parse_process
 from harness.minirt.errors import SpecError, UsageError, WrongState, step_error
 from harness.minirt.oci.creation import SECCOMP_CACHE, write_pid_file
 
@@ -67,6 +67,8 @@ def execute(context: Context, words: Words) -> int:
             seccomp_filter=compiled,
             keyring="" if container.no_new_keyring else f"_ses.{container.id}",
             preserved_fds=words.number("preserve-fds"),
+            state=lambda: document.render(state.state_document(container, state.RUNNING)),
+            beside=container.beside,
         )
     finally:
         if console is not None:

@@ -27,12 +27,19 @@ def start(context: Context, words: Words) -> int:
     id = words.arguments[0]
     with state.Lock(context.root, id):
         container = state.load(context.root, id)
-        start_container(context, container)
+        try:
+            start_container(context, container)
+        except HookError:
+            # "stop the container, and continue the lifecycle at step 12": it is destroyed.
+            destroy(context, container)
+            raise
     return 0
 
 
 def start_container(context: Context, container: Container) -> None:
-    """Open the gate. Raises `WrongState` unless the container is created, and what its last steps report."""
+    """Open the gate, run the poststart hooks. Raises `WrongState` unless the container is created, and what its last steps
+    report; after a `HookError` the container is to be destroyed.
+    """
     from harness.minirt.container.gate import open_gate
 
     status = state.status_of(context.root, container)
@@ -42,20 +49,24 @@ def start_container(context: Context, container: Container) -> None:
         raise WrongState("cannot start an already running container")
     open_gate(state.folder_of(context.root, container.id))
     if container.hooks.get("poststart"):
-        _run_hooks(context, container, "poststart", state.RUNNING)
+        from harness.minirt.container.hooks import run_hooks
+
+        text = document.render(state.state_document(container, state.RUNNING))
+        run_hooks("poststart", container.hooks["poststart"], text)
 
 
-def _run_hooks(context: Context, container: Container, name: str, status: str) -> None:
+def run_poststop_hooks(context: Context, container: Container) -> None:
+    """Run them all; one that fails is warned of, and stops nothing (runtime.md "Lifecycle", 13)."""
+    if not container.hooks.get("poststop"):
+        return
     from harness.minirt.container.hooks import run_hooks
 
-    text = document.render(state.state_document(container, status))
-    for hook in container.hooks.get(name, ()):
+    text = document.render(state.state_document(container, state.STOPPED))
+    for hook in container.hooks["poststop"]:
         try:
-            run_hooks(name, (hook,), text)
+            run_hooks("poststop", (hook,), text)
         except HookError as error:
-            # By then it is too late to go back: "the runtime MUST log a warning, but ... continue".
-            context.log("warning", str(error))
-            sys.stderr.write(f"minirt: warning: {error}\n")
+            context.warn(str(error))
 
 
 def show_state(context: Context, words: Words) -> int:
@@ -130,9 +141,12 @@ def destroy(context: Context, container: Container) -> None:
     if not wait_until(lambda: not state.is_alive(container), _DEATH_TIMEOUT_S):
         raise MinirtError(f"process {container.pid} of container {container.id} did not end")
     container.cgroup.remove()
+    if container.beside.get("rdt", {}).get("removed"):
+        from harness.minirt.container.rdt import remove
+
+        remove(container.beside["rdt"]["removed"])
     state.forget(context.root, container.id)
-    if container.hooks.get("poststop"):
-        _run_hooks(context, container, "poststop", state.STOPPED)
+    run_poststop_hooks(context, container)
 
 
 def pause(context: Context, words: Words) -> int:

@@ -14,10 +14,11 @@ from harness.minirt.container.enter import enter
 from harness.minirt.container.idmap import can_map
 from harness.minirt.container.launch import launch
 from harness.minirt.container.plan import make_plan
+from harness.minirt.container.process import parse_process
 from harness.minirt.container.reader import Reader
 from harness.minirt.container.record import changed
 from harness.minirt.container.resources import parse_resources
-from harness.minirt.container.spec import parse_process, parse_spec
+from harness.minirt.container.spec import parse_spec
 from harness.minirt.errors import AlreadyExists, CgroupError, InvalidArgument, MinirtError, NotFound, WrongState
 from harness.minirt.supervisor.adoption import adopt
 from harness.minirt.supervisor.attachment import Attachment
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
 
     from harness.minirt.container.cgroup import Cgroup
     from harness.minirt.container.launch import Launched
-    from harness.minirt.container.spec import Process, Rlimit, Spec
+    from harness.minirt.container.process import Process, Rlimit
+    from harness.minirt.container.spec import Spec
     from harness.minirt.supervisor.loop import Loop
 
 _BACKLOG = 64

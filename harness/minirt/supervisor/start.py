@@ -12,7 +12,7 @@ from _signal import SIG_IGN, SIGINT, SIGTERM, signal  # type: ignore[import-not-
 from fcntl import LOCK_EX, LOCK_NB, flock
 from resource import RLIMIT_NOFILE, getrlimit, setrlimit
 
-from harness.minirt.container.spec import Rlimit
+from harness.minirt.container.process import Rlimit
 from harness.minirt.supervisor.loop import Loop
 from harness.minirt.supervisor.server import Server
 
