@@ -261,6 +261,12 @@ def prctl(option: int, a2: int = 0, a3: int = 0, a4: int = 0, a5: int = 0) -> in
     return result
 
 
+def set_name(name: bytes) -> None:
+    """Name the calling thread (comm); `name` ends with a NUL, and has up to 16 bytes with it."""
+    buffer = ctypes.create_string_buffer(name, 16)
+    prctl(PR_SET_NAME, ctypes.addressof(buffer))
+
+
 def pidfd_open(pid: int) -> int:
     """A close-on-exec descriptor of a process; raises `ProcessLookupError` where there is none."""
     return _call(_NR_PIDFD_OPEN, _long(pid), _long(0))

@@ -19,7 +19,7 @@ from harness.minirt.container.seccomp import parse_profile
 from harness.minirt.container.signals import parse_signal
 from harness.minirt.container.spec import parse_spec
 from harness.minirt.container.state import check_id
-from harness.minirt.errors import CgroupError, InvalidArgument, SpecError, Unsupported, UsageError
+from harness.minirt.errors import CgroupError, InvalidArgument, SpecError, UsageError
 from harness.minirt.oci.about import default_config
 
 

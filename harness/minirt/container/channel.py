@@ -1,13 +1,15 @@
 """What a child and the parent that started it say to each other: one packet a word, over a pair of sockets.
 
 The child's end is close-on-exec, so the end of the conversation without an error means that the exec succeeded. Words of
-the child: ``ready`` (set up, waiting to be started), ``error`` with a document, and others that the parent does and answers.
+the child: ``ready`` (set up, waiting to be started), ``error`` with a document, ``jump`` with the name of the program that a
+trampoline is to execute, and others that the parent does and answers.
 """
 
 from __future__ import annotations
 
 import os
 from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_SEQPACKET, socket, socketpair
+from sys import byteorder
 
 from harness.minirt.container import document
 from harness.minirt.errors import CommandError, HookError, MinirtError, StepError
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 _LONGEST = 8192
+ERROR_BYTES = 4
+"""what a trampoline sends: the negative number of an error, in place of a word"""
 _LONGEST_TEXT = 1200
 """letters of an error: each may become six bytes of JSON, and a packet is never taken in parts"""
 
@@ -25,10 +29,11 @@ _LONGEST_TEXT = 1200
 class Channel:
     """One end; close it when done."""
 
-    __slots__ = ("socket",)
+    __slots__ = ("_program", "socket")
 
     def __init__(self, end: socket) -> None:
         self.socket = end
+        self._program = ""
 
     @property
     def fd(self) -> int:
@@ -48,7 +53,13 @@ class Channel:
             packet = b""
         if not packet:
             return "", None
+        if len(packet) == ERROR_BYTES:
+            number = -int.from_bytes(packet, byteorder, signed=True)
+            return "error", describe("", CommandError(self._program, number, os.strerror(number).lower()))
         word, content = document.parse(packet.decode())
+        if word == "jump":
+            self._program = content
+            return self.receive()
         return word, content
 
     def ask(self, word: str) -> None:

@@ -57,12 +57,19 @@ class Birth(Record):
 
 
 def launch(
-    plan: Plan, *, stdin: int, stdout: int, stderr: int, gate: Gate | None = None, console: int = -1
+    plan: Plan,
+    *,
+    stdin: int,
+    stdout: int,
+    stderr: int,
+    gate: Gate | None = None,
+    console: int = -1,
+    trampoline: int = -1,
 ) -> Launched:
     """Make the container's cgroup and start its first process with the three descriptors as its stdio.
 
     With a `gate` the process is set up and waits there, else it has executed its program when this returns. `console` is a
-    connected socket, to which the terminal of a plan that has one is sent. Hooks that belong to the runtime's side run at
+    connected socket, to which the terminal of a plan that has one is sent. `trampoline`, if any, executes the program. Hooks that belong to the runtime's side run at
     their moments. Raises `MinirtError`; then there is neither a process nor a cgroup.
     """
     joins: dict[str, int] = {}
@@ -93,6 +100,7 @@ def launch(
                 stdio=(stdin, stdout, stderr),
                 gate=gate,
                 console=console,
+                trampoline=trampoline,
                 answers=lambda pid: {
                     "maps": lambda _: _write_id_maps(pid, plan.uid_maps, plan.gid_maps),
                     "devices": lambda _: _move_devices(plan, pid, moved),
@@ -123,12 +131,13 @@ def give_birth(
     stdio: tuple[int, int, int],
     gate: Gate | None,
     console: int,
+    trampoline: int = -1,
     answers: Callable[[int], dict[str, Callable[[Any], None]]],
 ) -> Launched:
     """Clone the child and see it through. On any error it is killed and reaped."""
     ours, theirs = channels.pair()
     cgroup_fd = own_pid_namespace = -1
-    stage = Stage(theirs, birth.joins, console, gate)
+    stage = Stage(theirs, birth.joins, console, gate, trampoline)
     try:
         if birth.cgroup_folder:
             cgroup_fd = os.open(birth.cgroup_folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -200,7 +209,7 @@ def _be_child(birth: Birth, stage: Stage, stdio: tuple[int, int, int]) -> None:
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
         os.setsid()
         os.umask(0)
-        keep = {stage.channel.fd, console, *birth.joins.values(), *stage.trees.values()}
+        keep = {stage.channel.fd, console, stage.trampoline, *birth.joins.values(), *stage.trees.values()}
         if gate is not None:
             keep |= {gate.listener.fileno(), gate.folder}
         first_free = 3 + birth.preserved_fds

@@ -25,16 +25,31 @@ if TYPE_CHECKING:
 class Stage:
     """What the steps of one child share. `root`: descriptor of the root filesystem's mount, once there is one.
 
-    `trees`: detached mounts that were prepared for it, by the key that their steps know.
+    `trampoline`: descriptor of what the program is executed by (`trampoline`), -1: by nothing. `trees`: detached mounts that were prepared for it, by the key that their steps know.
     """
 
-    __slots__ = ("_mappings", "_top", "channel", "console", "env", "gate", "joins", "program", "root", "trees")
+    __slots__ = (
+        "_mappings",
+        "_top",
+        "channel",
+        "console",
+        "env",
+        "gate",
+        "joins",
+        "program",
+        "root",
+        "trampoline",
+        "trees",
+    )
 
-    def __init__(self, channel: Channel, joins: dict[str, int], console: int, gate: Gate | None) -> None:
+    def __init__(
+        self, channel: Channel, joins: dict[str, int], console: int, gate: Gate | None, trampoline: int = -1
+    ) -> None:
         self.channel = channel
         self.joins = joins
         self.console = console
         self.gate = gate
+        self.trampoline = trampoline
         self.root = -1
         self._top = ""
         self.trees: dict[str, int] = {}

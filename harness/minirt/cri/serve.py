@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
+from harness.minirt.container.sealing import seal
 from harness.minirt.errors import MinirtError, Unavailable, UsageError, WrongState
 from harness.minirt.supervisor.start import Fork
 
@@ -33,6 +34,7 @@ def main(argv: Sequence[str]) -> int:
     """Serve CRI; the exit status."""
     if _asks_for_help(argv, "serve", _SERVE):
         return 0
+    seal()
     fork = Fork()
     supervised = False
 

@@ -10,6 +10,7 @@ from harness.minirt.container.enter import enter
 from harness.minirt.container.process import Capabilities, Process, User, parse_process
 from harness.minirt.container.reader import Reader
 from harness.minirt.container.record import changed
+from harness.minirt.container.sealing import seal
 from harness.minirt.container.seccomp import compile_profile
 from harness.minirt.errors import SpecError, UsageError, WrongState, step_error
 from harness.minirt.oci.creation import SECCOMP_CACHE, write_pid_file
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 def execute(context: Context, words: Words) -> int:
     """Start the process; unless detached wait for it and end with its exit status."""
+    seal()
     container = state.load(context.root, words.arguments[0])
     status = state.status_of(context.root, container)
     if status == state.STOPPED:

@@ -1,0 +1,160 @@
+"""The trampoline: a program of 200 bytes between ours and a container's, so that the container's cannot get hold of ours.
+
+Whoever says that ``/proc/self/exe`` is the program to execute (or its interpreter, by ``#!``) means the file that the calling
+process was started from. Were that the runtime's, it would be there to be overwritten by the container a moment later
+(CVE-2019-5736), and no look at what is to be executed helps: it may be another file by the time the kernel looks. So the last
+call is made by a process that was started from the trampoline, which is a sealed file in memory and nobody's loss.
+
+It is called with two bytes that tell a descriptor, the program's path, and the program's arguments and environment. It has the
+descriptor closed by a successful execve(2), else writes the error there and exits with 127. It needs fcntl(2), execve(2) and,
+to be executed itself, execveat(2): `passes` says whether a seccomp profile lets that through.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from struct import pack
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from harness.minirt.container.plan import Plan
+
+_CALLS = ("execveat", "execve", "fcntl")
+_LETTING = ("SCMP_ACT_ALLOW", "SCMP_ACT_LOG")
+_MFD_EXEC = 0x10
+_SEALS = 0x000F
+"""F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_WRITE"""
+_CLONE_NEWPID = 0x20000000
+
+_X86_64 = """
+488b7c2408    mov   rdi, [rsp+8]            argv[0]: byte 0 + 255 * byte 1 - 256 is the descriptor
+0fb607        movzx eax, byte [rdi]
+0fb65f01      movzx ebx, byte [rdi+1]
+69dbff000000  imul  ebx, ebx, 255
+8d9c0300ffffff lea  ebx, [rbx+rax-256]
+89df          mov   edi, ebx                fcntl(descriptor, F_SETFD, FD_CLOEXEC)
+be02000000    mov   esi, 2
+ba01000000    mov   edx, 1
+b848000000    mov   eax, 72
+0f05          syscall
+85c0          test  eax, eax                (as somebody's interpreter it is called with other words: it ends)
+782c          js    exit
+488b7c2410    mov   rdi, [rsp+16]           execve(argv[1], &argv[2], environment)
+488d742418    lea   rsi, [rsp+24]
+488b0424      mov   rax, [rsp]
+488d54c410    lea   rdx, [rsp+rax*8+16]
+b83b000000    mov   eax, 59
+0f05          syscall
+50            push  rax                     write(descriptor, &error, 4)
+89df          mov   edi, ebx
+4889e6        mov   rsi, rsp
+ba04000000    mov   edx, 4
+b801000000    mov   eax, 1
+0f05          syscall
+bf7f000000    mov   edi, 127                exit: exit_group(127)
+b8e7000000    mov   eax, 231
+0f05          syscall
+"""
+_AARCH64 = """
+e00740f9      ldr   x0, [sp, #8]            argv[0]
+01004039      ldrb  w1, [x0]
+02044039      ldrb  w2, [x0, #1]
+e31f8052      mov   w3, #255
+5304031b      madd  w19, w2, w3, w1
+73020451      sub   w19, w19, #256
+e003132a      mov   w0, w19                 fcntl
+410080d2      mov   x1, #2
+220080d2      mov   x2, #1
+280380d2      mov   x8, #25
+010000d4      svc   #0
+c001f837      tbnz  w0, #31, exit
+e00b40f9      ldr   x0, [sp, #16]           execve
+e1630091      add   x1, sp, #24
+e30340f9      ldr   x3, [sp]
+e26f238b      add   x2, sp, x3, lsl #3
+42400091      add   x2, x2, #16
+a81b80d2      mov   x8, #221
+010000d4      svc   #0
+e00f1ff8      str   x0, [sp, #-16]!         write
+e003132a      mov   w0, w19
+e1030091      mov   x1, sp
+820080d2      mov   x2, #4
+080880d2      mov   x8, #64
+010000d4      svc   #0
+e00f80d2      mov   x0, #127                exit: exit_group
+c80b80d2      mov   x8, #94
+010000d4      svc   #0
+"""
+_MACHINES = {"x86_64": (62, _X86_64), "aarch64": (183, _AARCH64)}
+"""By uname(2): the number of the architecture in an ELF header, and what is executed, in hexadecimal, with its meaning."""
+
+
+def image(machine: str) -> bytes:
+    """The trampoline as an ELF file (elf(5)); raises `KeyError` for a machine that it has not been written for."""
+    number, listing = _MACHINES[machine]
+    code = b"".join([bytes.fromhex(line.split(" ", 1)[0]) for line in listing.strip().splitlines()])
+    headers, base = 64 + 2 * 56, 0x400000
+    size = headers + len(code)
+    ident = b"\x7fELF\2\1\1".ljust(16, b"\0")
+    head = ident + pack("<HHIQQQIHHHHHH", 2, number, 1, base + headers, 64, 0, 0, 64, 56, 2, 64, 0, 0)
+    load = pack("<IIQQQQQQ", 1, 5, 0, base, base, size, size, 0x1000)
+    # Without a word on its stack the kernel would have some machines' programs execute what they only read.
+    stack = pack("<IIQQQQQQ", 0x6474E551, 6, 0, 0, 0, 0, 0, 16)
+    return head + load + stack + code
+
+
+def open_trampoline() -> int:
+    """A close-on-exec descriptor of the trampoline. Raises `OSError` where none can be had: then `sealing` is the way."""
+    machine = os.uname().machine
+    if machine not in _MACHINES:
+        raise OSError(38, "there is no trampoline for this architecture", machine)
+    try:
+        fd = os.memfd_create("minirt", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING | _MFD_EXEC)
+    except OSError as error:
+        if error.errno != 22:  # before Linux 6.3 there was no such flag, and every one could be executed
+            raise
+        fd = os.memfd_create("minirt", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.write(fd, image(machine))
+        fcntl.fcntl(fd, 1033, _SEALS)  # F_ADD_SEALS
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def suits(plan: Plan, profile: dict[str, Any] | None) -> bool:
+    """Whether a trampoline is all that the runtime needs for its protection, and the plan lets it work.
+
+    In a pid namespace with others, these could get hold of us before our last call (with CAP_SYS_PTRACE). The label of a
+    security module is given to whatever is executed next, which is to be the program.
+    """
+    if not plan.clone_flags & _CLONE_NEWPID or plan.process is None:
+        return False
+    return not plan.process.apparmor and not plan.process.selinux and (profile is None or passes(profile))
+
+
+def passes(profile: dict[str, Any]) -> bool:
+    """Whether a linux.seccomp surely lets the trampoline's calls through, whatever their arguments are."""
+    passing = dict.fromkeys(_CALLS, profile.get("defaultAction") in _LETTING)
+    for rule in profile.get("syscalls") or ():
+        lets = rule.get("action") in _LETTING
+        for name in _CALLS:
+            if name in (rule.get("names") or ()) and (not lets or not rule.get("args")):
+                passing[name] = lets
+    return all(passing.values())
+
+
+def jump(trampoline: int, report: int, program: str, args: Sequence[str], env: dict[str, str]) -> None:
+    """Execute the program by way of the trampoline; what the program's own exec fails of is written to `report`.
+
+    Does not return. Raises `OSError` for what the trampoline's exec fails of, and `ValueError`.
+    """
+    os.set_inheritable(report, True)
+    high, low = divmod(report, 255)
+    words: list[bytes | str] = [bytes((low + 1, high + 1)), program, *args]
+    os.execve(trampoline, words, env)
