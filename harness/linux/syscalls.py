@@ -110,6 +110,10 @@ CLOSE_RANGE_CLOEXEC = 4
 
 SIGCHLD = 17
 
+IN_MODIFY = 2
+
+_BPF_CGROUP_DEVICE = 6
+
 _NR_SECCOMP, _NR_PIVOT_ROOT, _NR_KEYCTL, _NR_BPF = {
     "x86_64": (317, 155, 250, 321),
     "aarch64": (277, 41, 219, 280),
@@ -412,6 +416,18 @@ class _ProgramAttach(ctypes.Structure):
         ("attach_bpf_fd", ctypes.c_uint32),
         ("attach_type", ctypes.c_uint32),
         ("attach_flags", ctypes.c_uint32),
+        ("replace_bpf_fd", ctypes.c_uint32),
+    )
+
+
+class _ProgramQuery(ctypes.Structure):
+    _fields_ = (
+        ("target_fd", ctypes.c_uint32),
+        ("attach_type", ctypes.c_uint32),
+        ("query_flags", ctypes.c_uint32),
+        ("attach_flags", ctypes.c_uint32),
+        ("prog_ids", ctypes.c_uint64),
+        ("prog_cnt", ctypes.c_uint32),
     )
 
 
@@ -423,10 +439,51 @@ def load_device_program(code: bytes) -> int:
     return _call(_NR_BPF, _long(5), ctypes.byref(asked), ctypes.c_size_t(ctypes.sizeof(asked)))
 
 
-def attach_device_program(cgroup_fd: int, program_fd: int) -> None:
-    """Have the kernel ask a program about every device access in a v2 cgroup, beside those that it asks already."""
-    asked = _ProgramAttach(cgroup_fd, program_fd, 6, 2)
-    _call(_NR_BPF, _long(8), ctypes.byref(asked), ctypes.c_size_t(ctypes.sizeof(asked)))
+def attach_device_program(cgroup_fd: int, program_fd: int, *, instead_of: int = -1) -> None:
+    """Have the kernel ask a program about every device access in a v2 cgroup, beside those that it asks already.
+
+    `instead_of`: the descriptor of one of these, whose place it takes at once.
+    """
+    flags = 2 if instead_of < 0 else 2 | 4  # BPF_F_ALLOW_MULTI, BPF_F_REPLACE
+    _bpf(8, _ProgramAttach(cgroup_fd, program_fd, _BPF_CGROUP_DEVICE, flags, max(instead_of, 0)))
+
+
+def detach_device_program(cgroup_fd: int, program_fd: int) -> None:
+    """Have the kernel ask a program no more."""
+    _bpf(9, _ProgramAttach(cgroup_fd, program_fd, _BPF_CGROUP_DEVICE))
+
+
+def attached_device_programs(cgroup_fd: int) -> list[int]:
+    """The numbers (not descriptors) of the programs that the kernel asks about a v2 cgroup itself."""
+    numbers = (ctypes.c_uint32 * 64)()
+    asked = _ProgramQuery(cgroup_fd, _BPF_CGROUP_DEVICE, 0, 0, ctypes.addressof(numbers), len(numbers))
+    _bpf(16, asked)
+    return list(numbers[: asked.prog_cnt])
+
+
+def open_bpf_program(number: int) -> int:
+    """A close-on-exec descriptor of a program by its number; needs CAP_SYS_ADMIN."""
+    return _bpf(13, (ctypes.c_uint32 * 3)(number, 0, 0))
+
+
+def _bpf(command: int, asked: ctypes.Structure | ctypes.Array[ctypes.c_uint32]) -> int:
+    return _call(_NR_BPF, _long(command), ctypes.byref(asked), ctypes.c_size_t(ctypes.sizeof(asked)))
+
+
+def inotify_init() -> int:
+    """A close-on-exec descriptor from which events of watched files are read."""
+    fd = _libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
+    if fd < 0:
+        raise _failure()
+    return int(fd)
+
+
+def inotify_add_watch(fd: int, path: str, events: int) -> int:
+    """Watch a file for IN_* events; the number by which these name it."""
+    watch = _libc.inotify_add_watch(fd, os.fsencode(path), ctypes.c_uint32(events))
+    if watch < 0:
+        raise _failure(path)
+    return int(watch)
 
 
 def join_session_keyring(name: str) -> int:

@@ -19,6 +19,7 @@
     ├── StateCorrupt          what was remembered cannot be read
     ├── CgroupError           a cgroup could not be made, limited or removed
     ├── HookError             a hook failed or took too long
+    ├── ExecError             `exec` could not start its process
     └── StepError             a step of starting a process failed
         └── CommandError      ... the last one: the program cannot be executed
 
@@ -110,6 +111,15 @@ class CgroupError(MinirtError):
 
 class HookError(MinirtError):
     """A hook failed. `output` is the end of what it wrote to its standard error."""
+
+
+class ExecError(MinirtError):
+    """`exec` could not start its process: a status that a program hardly has tells it from the program's own."""
+
+    exit_code = 255
+
+    def __init__(self, reason: object) -> None:
+        super().__init__(f"exec failed: {reason}")
 
 
 class StepError(MinirtError):

@@ -44,6 +44,8 @@ class Bundle:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.states = folder / "states"
+        self.program = [sys.executable, "-m", "harness.minirt"]
+        """another runtime's, to have it do the same"""
         self.rootfs = folder / "rootfs"
         for name in ("bin", "etc", "tmp"):
             (self.rootfs / name).mkdir(parents=True)
@@ -68,7 +70,7 @@ class Bundle:
     def minirt(self, *words: str, **named: Any) -> subprocess.CompletedProcess[str]:
         """Run one command line to its end, below a states folder of the bundle's own."""
         self.write()
-        argv = [sys.executable, "-m", "harness.minirt", "--root", str(self.states), *words]
+        argv = [*self.program, "--root", str(self.states), *words]
         named = {"stdin": subprocess.DEVNULL, "capture_output": True} | named
         return subprocess.run(argv, text=True, timeout=60, cwd=self.folder, **named)
 
@@ -116,7 +118,7 @@ def open_bundle(folder: Path) -> Iterator[Bundle]:
     try:
         yield bundle
     finally:
-        for id in bundle.ok("list", "--quiet").split():
+        for id in bundle.ok("list", "--quiet").split() if bundle.states.exists() else ():
             bundle.ok("delete", "--force", id)
         layout = cgroups.read_layout()
         for hierarchy in {*layout.v1.values(), *([layout.unified] if layout.unified else [])}:

@@ -146,6 +146,7 @@ def test_limits_of_both_versions() -> None:
         "cpu.cfs_quota_us": "-1",
         "pids.max": "max",
         "hugetlb.2MB.limit_in_bytes": "4",
+        "hugetlb.2MB.rsvd.limit_in_bytes": "4",
     }
     assert dict(limits_v2(resources)) == {
         "memory.max": "100",
@@ -154,6 +155,7 @@ def test_limits_of_both_versions() -> None:
         "cpu.max": "max 1000",
         "pids.max": "max",
         "hugetlb.2MB.max": "4",
+        "hugetlb.2MB.rsvd.max": "4",
     }
 
 

@@ -131,7 +131,7 @@ class Cgroup(Record):
                 self.thaw()
                 raise CgroupError(f"cannot pause: processes did not freeze within {timeout_s:g} s")
         except OSError as error:
-            raise _cgroup_error("cannot pause", error) from error
+            raise cgroup_error("cannot pause", error) from error
 
     def _freezes(self) -> bool:
         return ("" if self.version == 2 else "freezer") in self.folders
@@ -158,7 +158,7 @@ class Cgroup(Record):
             elif "freezer" in self.folders:
                 write_file(f"{self.folders['freezer']}/freezer.state", "THAWED")
         except OSError as error:
-            raise _cgroup_error("cannot resume", error) from error
+            raise cgroup_error("cannot resume", error) from error
 
     def thaw_parts(self) -> None:
         """Let its parts go on. Only a moment of killing freezes one (v1); who was killed in that moment has left it so."""
@@ -220,7 +220,7 @@ class Cgroup(Record):
                 if not wait_until(gone, timeout_s):
                     raise failures[-1]
             except OSError as error:
-                raise _cgroup_error("cannot remove the cgroup", error) from error
+                raise cgroup_error("cannot remove the cgroup", error) from error
 
     def join_files(self) -> tuple[str, ...]:
         """The files into which a process of one thread writes "0" to enter.
@@ -232,68 +232,55 @@ class Cgroup(Record):
         return tuple(f"{folder}/{name}" for folder in self.distinct)
 
     def apply(self, resources: Resources) -> None:
-        """Write the limits."""
-        from harness.minirt.container.limits import limits_v1, limits_v2
-
+        """Write the limits of a new cgroup, the rules for devices among them."""
         try:
+            for path, value in self.files_of(resources):
+                self.write(path, value)
             if self.version == 2:
-                folder = self.folders[""]
-                for name, value in limits_v2(resources):
-                    write_file(f"{folder}/{name}", value)
                 from harness.minirt.container.device_filter import attach
 
-                attach(folder, resources)
-                return
-            for controller, name, value in limits_v1(resources):
-                if controller not in self.folders:
-                    raise CgroupError(f"cannot set {name}: the {controller} controller is not mounted")
-                write_file(f"{self.folders[controller]}/{name}", value)
+                attach(self.folders[""], resources)
         except FileNotFoundError as error:
             what = os.path.basename(os.fsdecode(error.filename or ""))
             raise CgroupError(f"cannot set {what}: the kernel or the parent cgroup does not have it") from error
         except OSError as error:
-            raise _cgroup_error("cannot set a limit", error) from error
+            raise cgroup_error("cannot set a limit", error) from error
 
-    def update(self, resources: Resources) -> None:
-        """Change limits of a cgroup in use, all or none; what `resources` says of devices does not count.
-
-        Raises `CgroupError` with the file and the kernel's reason, once everything is as it was.
-        """
+    def files_of(self, resources: Resources, devices: bool = True) -> list[tuple[str, str]]:
+        """Path and text of each file that has to be written, in order. Raises `CgroupError`, and `SpecError`."""
         from harness.minirt.container.limits import limits_v1, limits_v2
 
         if self.version == 2:
-            wanted = [(f"{self.folders['']}/{name}", value) for name, value in limits_v2(resources)]
-        else:
-            wanted = []
-            for controller, name, value in limits_v1(resources):
-                if controller == "devices":
-                    continue
-                if controller not in self.folders:
-                    raise CgroupError(f"cannot set {name}: the {controller} controller is not mounted")
-                wanted.append((f"{self.folders[controller]}/{name}", value))
-        undo: list[tuple[str, str]] = []
-        # v1 refuses a memory limit above that of memory and swap, and the latter below the former: which has to be written
-        # first depends on what they are now. So what was refused is tried once more, after everything else.
-        refused: list[tuple[str, str]] = []
+            return [(f"{self.folders['']}/{name}", value) for name, value in limits_v2(resources)]
+        wanted = []
+        for controller, name, value in limits_v1(resources):
+            if controller == "devices" and not devices:
+                continue
+            if controller not in self.folders:
+                raise CgroupError(f"cannot set {name}: the {controller} controller is not mounted")
+            wanted.append((f"{self.folders[controller]}/{name}", value))
+        return wanted
+
+    @staticmethod
+    def write(path: str, value: str) -> None:
+        """Write a limit, or what stands for it on this kernel. Raises `OSError`."""
         try:
-            for last, pairs in ((False, wanted), (True, refused)):
-                for path, value in pairs:
-                    before = read_file(path).strip()
-                    try:
-                        write_file(path, value)
-                    except OSError:
-                        if last or "/memory." not in path:
-                            raise
-                        refused.append((path, value))
-                    else:
-                        undo.append((path, before))
-        except OSError as error:
-            for path, value in reversed(undo):
-                try:
-                    write_file(path, value)
-                except OSError:
-                    continue
-            raise _cgroup_error("cannot set a limit", error) from error
+            write_file(path, value)
+        except FileNotFoundError:
+            from harness.minirt.container.limits import stand_in
+
+            folder, _, name = path.rpartition("/")
+            other = stand_in(name, value)
+            if other is None:
+                raise
+            if other[0]:
+                write_file(f"{folder}/{other[0]}", other[1])
+
+    def update(self, resources: Resources) -> None:
+        """Change limits of a cgroup in use, all or none; what `resources` says of devices does not count."""
+        from harness.minirt.container.updating import update
+
+        update(self, resources)
 
 
 NO_CGROUP = Cgroup(1, {})
@@ -360,7 +347,7 @@ def create(layout: Layout, cgroup: Cgroup) -> None:
             if name == "cpuset":
                 _inherit_cpuset(layout.v1[name].folder, folder)
     except OSError as error:
-        raise _cgroup_error("cannot make the cgroup", error) from error
+        raise cgroup_error("cannot make the cgroup", error) from error
 
 
 def extend(layout: Layout, cgroup: Cgroup, path: str, resources: Resources) -> Cgroup:
@@ -391,7 +378,7 @@ def extend(layout: Layout, cgroup: Cgroup, path: str, resources: Resources) -> C
                         if error.errno != errno.ESRCH:
                             raise
     except OSError as error:
-        raise _cgroup_error("cannot move the container into a cgroup", error) from error
+        raise cgroup_error("cannot move the container into a cgroup", error) from error
     return Cgroup(1, {**cgroup.folders, **added})
 
 
@@ -470,6 +457,7 @@ def _remove_tree(folder: str) -> None:
         os.rmdir(folder)
 
 
-def _cgroup_error(what: str, error: OSError) -> CgroupError:
+def cgroup_error(what: str, error: OSError) -> CgroupError:
+    """What could not be done to a cgroup, with the kernel's reason and the file."""
     about = f" ({os.fsdecode(error.filename)})" if error.filename else ""
     return CgroupError(f"{what}: {os.strerror(error.errno or 0).lower()}{about}")

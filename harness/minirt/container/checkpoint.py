@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from harness.minirt.container.cgroup import Cgroup
 
 LOG = "dump.log"
-_OWN_ROOT_NAMES = {"net": "extRootNetNS", "pid": "extRootPidNS"}
+OWN_ROOT_NAMES = {"net": "extRootNetNS", "pid": "extRootPidNS"}
 """namespaces that criu takes from outside; it can do that for these two only"""
 
 
@@ -46,27 +46,27 @@ def dump(place: Cgroup, pid: int, spec: dict[str, Any], images: str, work: str, 
     words += ["--external", "mnt[]:ms"]
     words += ["--freeze-cgroup", freezer] if freezer else []
     words += ["--shell-job"] if spec["process"].get("terminal") else []
-    for name in (*_outer_namespaces(pid, spec), *_outer_files(place.pids())):
+    for name in (*outer_namespaces(pid, spec), *outer_files(place.pids())):
         words += ["--external", name]
     try:
         done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s, check=False)
     except subprocess.TimeoutExpired:
         raise TimedOut(f"criu did not end within {timeout_s:g} s") from None
     if done.returncode:
-        raise WrongState(f"criu cannot dump the container: {_complaint(f'{work}/{LOG}', done.stderr)}")
+        raise WrongState(f"criu cannot dump the container: {complaint(f'{work}/{LOG}', done.stderr)}")
 
 
-def _outer_namespaces(pid: int, spec: dict[str, Any]) -> list[str]:
+def outer_namespaces(pid: int, spec: dict[str, Any]) -> list[str]:
     """Namespaces that the container joined: they are its pod's."""
     found = []
     for row in spec["linux"]["namespaces"]:
         kind = {"network": "net"}.get(row["type"], row["type"])
-        if row.get("path") and kind in _OWN_ROOT_NAMES:
-            found.append(f"{kind}[{os.stat(f'/proc/{pid}/ns/{kind}').st_ino}]:{_OWN_ROOT_NAMES[kind]}")
+        if row.get("path") and kind in OWN_ROOT_NAMES:
+            found.append(f"{kind}[{os.stat(f'/proc/{pid}/ns/{kind}').st_ino}]:{OWN_ROOT_NAMES[kind]}")
     return found
 
 
-def _outer_files(pids: list[int]) -> list[str]:
+def outer_files(pids: list[int]) -> list[str]:
     """Open files that are on none of the container's mounts: /dev/null of the machine as its stdin, for one."""
     found: dict[str, None] = {}
     for pid in pids:
@@ -84,11 +84,16 @@ def _outer_files(pids: list[int]) -> list[str]:
     return list(found)
 
 
-def _complaint(log: str, stderr: bytes) -> str:
+def complaint(log: str, stderr: bytes) -> str:
     """The first error in criu's log; the later ones follow from it."""
     try:
         lines = read_file(log).splitlines()
     except OSError:
-        lines = stderr.decode(errors="replace").splitlines()
-    errors = [line.partition("Error ")[2] for line in lines if "Error " in line and "rlimit" not in line]
+        lines = []
+    lines = lines or stderr.decode(errors="replace").splitlines()
+    # Of what criu can do without it says so too.
+    harmless = ("rlimit:", "tun:")
+    errors = [
+        line.partition("Error ")[2] for line in lines if "Error " in line and not any(word in line for word in harmless)
+    ]
     return errors[0].partition("): ")[2] or errors[0] if errors else "it does not say why"

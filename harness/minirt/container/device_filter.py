@@ -83,3 +83,22 @@ def attach(folder: str, resources: Resources) -> None:
             os.close(cgroup)
     finally:
         os.close(program)
+
+
+def replace(folder: str, resources: Resources) -> None:
+    """Put other rules in the place of all that a v2 cgroup has; at no moment is there none. Raises `OSError`."""
+    program = syscalls.load_device_program(assemble(device_rules(resources)))
+    old: list[int] = []
+    try:
+        cgroup = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            old += [syscalls.open_bpf_program(number) for number in syscalls.attached_device_programs(cgroup)]
+            # Of several all have to agree, so the new one alone gives nothing that was not had, until the others are gone.
+            syscalls.attach_device_program(cgroup, program, instead_of=old[0] if old else -1)
+            for other in old[1:]:
+                syscalls.detach_device_program(cgroup, other)
+        finally:
+            os.close(cgroup)
+    finally:
+        for fd in (program, *old):
+            os.close(fd)

@@ -31,12 +31,14 @@ def device_rules(resources: Resources) -> tuple[DeviceRule, ...]:
 
 
 def limits_v1(resources: Resources) -> Iterator[tuple[str, str, str]]:
-    """``(controller, file, text)`` in the order in which they have to be written."""
+    """``(controller, file, text)`` in the order in which they have to be written. Raises `SpecError`."""
+    if resources.unified:
+        raise SpecError("linux.resources.unified", "cannot use unified on cgroup v1")
     yield from _devices_v1(resources)
     r = resources
-    if r.memory_limit is not None or r.memory_swap is not None:
+    if r.memory_limit or r.memory_swap:
         yield from _memory_v1(r)
-    if r.memory_reservation is not None:
+    if r.memory_reservation:
         yield "memory", "memory.soft_limit_in_bytes", str(r.memory_reservation)
     if r.memory_kernel_tcp is not None:
         yield "memory", "memory.kmem.tcp.limit_in_bytes", str(r.memory_kernel_tcp)
@@ -62,15 +64,23 @@ def limits_v1(resources: Resources) -> Iterator[tuple[str, str, str]]:
         yield "cpuset", "cpuset.cpus", r.cpuset_cpus
     if r.cpuset_mems:
         yield "cpuset", "cpuset.mems", r.cpuset_mems
-    if r.pids_limit:
-        yield "pids", "pids.max", str(r.pids_limit) if r.pids_limit > 0 else "max"
+    if r.pids_limit is not None:
+        yield "pids", "pids.max", _pids(r.pids_limit)
     if r.block_weight:
         yield "blkio", "blkio.bfq.weight", str(r.block_weight)
+    if r.block_leaf_weight:
+        yield "blkio", "blkio.leaf_weight", str(r.block_leaf_weight)
+    for device in r.block_weights:
+        if device.weight:
+            yield "blkio", "blkio.bfq.weight_device", f"{device.major}:{device.minor} {device.weight}"
+        if device.leaf_weight:
+            yield "blkio", "blkio.leaf_weight_device", f"{device.major}:{device.minor} {device.leaf_weight}"
     for name, limits in _throttles(r):
         for limit in limits:
             yield "blkio", f"blkio.throttle.{name}_device", f"{limit.major}:{limit.minor} {limit.rate}"
     for size, most in r.hugepages:
         yield "hugetlb", f"hugetlb.{size}.limit_in_bytes", str(most)
+        yield "hugetlb", f"hugetlb.{size}.rsvd.limit_in_bytes", str(most)
     if r.net_class:
         yield "net_cls", "net_cls.classid", str(r.net_class)
     for name, priority in r.net_priorities:
@@ -81,10 +91,10 @@ def limits_v1(resources: Resources) -> Iterator[tuple[str, str, str]]:
 def _memory_v1(r: Resources) -> Iterator[tuple[str, str, str]]:
     # The sum may never be below the memory alone, whatever it was before: so a group is first opened, and a new one is
     # unlimited, in which case memory comes first.
-    if r.memory_limit is not None:
+    if r.memory_limit:
         yield "memory", "memory.limit_in_bytes", str(r.memory_limit)
     swap = r.memory_swap
-    if swap is None and r.memory_limit == -1:
+    if not swap and r.memory_limit == -1:
         swap = -1
     if swap:
         yield "memory", "memory.memsw.limit_in_bytes", str(swap)
@@ -121,13 +131,13 @@ def _rdma(r: Resources) -> Iterator[str]:
 def limits_v2(resources: Resources) -> Iterator[tuple[str, str]]:
     """``(file, text)`` in the order in which they have to be written; devices are a program (`device_filter`)."""
     r = resources
-    if r.memory_limit is not None:
-        yield "memory.max", _amount(r.memory_limit)
-    if r.memory_swap is not None and r.memory_swap != 0:
+    if r.memory_swap:
         yield "memory.swap.max", swap_v2(r.memory_swap, r.memory_limit)
-    elif r.memory_limit == -1 and r.memory_swap is None:
+    elif r.memory_limit == -1:
         yield "memory.swap.max", "max"
-    if r.memory_reservation is not None:
+    if r.memory_limit:
+        yield "memory.max", _amount(r.memory_limit)
+    if r.memory_reservation:
         yield "memory.low", _amount(r.memory_reservation)
     if r.cpu_shares:
         yield "cpu.weight", str(weight_of_shares(r.cpu_shares))
@@ -142,15 +152,19 @@ def limits_v2(resources: Resources) -> Iterator[tuple[str, str]]:
         yield "cpuset.cpus", r.cpuset_cpus
     if r.cpuset_mems:
         yield "cpuset.mems", r.cpuset_mems
-    if r.pids_limit:
-        yield "pids.max", str(r.pids_limit) if r.pids_limit > 0 else "max"
+    if r.pids_limit is not None:
+        yield "pids.max", _pids(r.pids_limit)
     if r.block_weight:
         yield "io.bfq.weight", str(r.block_weight)
+    for device in r.block_weights:
+        if device.weight:
+            yield "io.bfq.weight", f"{device.major}:{device.minor} {device.weight}"
     for name, limits in zip(("rbps", "wbps", "riops", "wiops"), (item for _, item in _throttles(r)), strict=True):
         for limit in limits:
             yield "io.max", f"{limit.major}:{limit.minor} {name}={limit.rate or 'max'}"
     for size, most in r.hugepages:
         yield f"hugetlb.{size}.max", str(most)
+        yield f"hugetlb.{size}.rsvd.max", str(most)
     yield from (("rdma.max", text) for text in _rdma(r))
     yield from r.unified.items()
 
@@ -159,14 +173,37 @@ def _amount(value: int) -> str:
     return "max" if value < 0 else str(value)
 
 
+def _pids(limit: int) -> str:
+    """-1 is no limit; 0 stands for 1, because systemd takes no 0, and nothing else can be born then in either case."""
+    return "max" if limit < 0 else str(limit or 1)
+
+
+def stand_in(name: str, text: str) -> tuple[str, str] | None:
+    """What to write where the kernel has no file called `name`: another file and text, ``("", "")`` for nothing at all.
+
+    None: nothing can take its place.
+    """
+    if name == "memory.swap.max" and text in ("0", "max"):
+        return "", ""  # without accounting of swap there is none to be had, and none to be kept away
+    if ".rsvd." in name or name == "cpu.cfs_burst_us":
+        return "", ""  # older kernels
+    if name.startswith("blkio.bfq.weight"):
+        return name.replace("bfq.", ""), text  # that of the scheduler before
+    if name == "io.bfq.weight" and ":" not in text:
+        return "io.weight", str(1 + (int(text) - 10) * 9999 // 990)
+    return None
+
+
 def swap_v2(memory_and_swap: int, memory: int | None) -> str:
     """v1 counts memory and swap together, v2 swap alone. Raises `SpecError` where that leaves less than nothing."""
     if memory_and_swap < 0:
         return "max"
-    if memory is None or memory < 0:
-        raise SpecError("linux.resources.memory.swap", "a swap limit needs a memory limit")
+    if not memory:
+        raise SpecError("linux.resources.memory.swap", "unable to set swap limit without memory limit")
+    if memory < 0:
+        return str(memory_and_swap)
     if memory_and_swap < memory:
-        raise SpecError("linux.resources.memory.swap", "is below the memory limit")
+        raise SpecError("linux.resources.memory.swap", "memory+swap limit should be >= memory limit")
     return str(memory_and_swap - memory)
 
 

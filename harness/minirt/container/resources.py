@@ -27,8 +27,20 @@ class BlockLimit(Record):
     rate: int
 
 
+class BlockWeight(Record):
+    """The weights of one device; 0: as it is."""
+
+    major: int
+    minor: int
+    weight: int
+    leaf_weight: int = 0
+
+
 class Resources(Record):
-    """None or empty: not limited (and the file not written). Units are those of the specification."""
+    """None or empty: not limited (and the file not written), and so is 0 where it can be no limit.
+
+    Units are those of the specification.
+    """
 
     devices: tuple[DeviceRule, ...] = ()
     memory_limit: int | None = None
@@ -52,7 +64,7 @@ class Resources(Record):
     pids_limit: int | None = None
     block_weight: int | None = None
     block_leaf_weight: int | None = None
-    block_weights: tuple[BlockLimit, ...] = ()
+    block_weights: tuple[BlockWeight, ...] = ()
     block_read_bps: tuple[BlockLimit, ...] = ()
     block_write_bps: tuple[BlockLimit, ...] = ()
     block_read_iops: tuple[BlockLimit, ...] = ()
@@ -101,7 +113,7 @@ def parse_resources(entry: Reader) -> Resources:
         pids_limit=pids.number("limit", least=-1, most=(1 << 63) - 1),
         block_weight=block.number("weight", least=0, most=1000),
         block_leaf_weight=block.number("leafWeight", least=0, most=1000),
-        block_weights=block.list("weightDevice", lambda item: _block(item, "weight")),
+        block_weights=block.list("weightDevice", _block_weight),
         block_read_bps=block.list("throttleReadBpsDevice", lambda item: _block(item, "rate")),
         block_write_bps=block.list("throttleWriteBpsDevice", lambda item: _block(item, "rate")),
         block_read_iops=block.list("throttleReadIOPSDevice", lambda item: _block(item, "rate")),
@@ -133,6 +145,11 @@ def _device_rule(entry: Reader) -> DeviceRule:
 
 def _block(entry: Reader, key: str) -> BlockLimit:
     return BlockLimit(entry.count("major"), entry.count("minor"), entry.count(key, most=(1 << 64) - 1))
+
+
+def _block_weight(entry: Reader) -> BlockWeight:
+    weight, leaf_weight = entry.count("weight", most=1000), entry.count("leafWeight", most=1000)
+    return BlockWeight(entry.count("major"), entry.count("minor"), weight, leaf_weight)
 
 
 def _hugepage(entry: Reader) -> tuple[str, int]:

@@ -22,5 +22,5 @@ def parse_signal(word: str) -> int:
     elif sign:
         number = 0
     if not 0 < number < 65 and word != "0":
-        raise UsageError(f"unknown signal {word!r}")
+        raise UsageError(f'unknown signal "{word}"')
     return number

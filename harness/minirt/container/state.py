@@ -51,6 +51,10 @@ class Container(Record):
     no_new_keyring: bool = False
     beside: dict[str, Any] = {}  # noqa: RUF012
     """what of linux `exec` and `delete` need too: personality and memoryPolicy as they stand, resctrl groups"""
+    resources: dict[str, Any] | None = None
+    """linux.resources with what `update` has changed of them"""
+    own_pids: bool = True
+    """whether it has a pid namespace of its own, with which all its processes end"""
 
 
 def check_id(id: str) -> str:
@@ -92,6 +96,8 @@ def save(folder: str, container: Container) -> None:
         "seccomp": container.seccomp,
         "noNewKeyring": container.no_new_keyring,
         "beside": container.beside,
+        "resources": container.resources,
+        "ownPids": container.own_pids,
     }
     fresh = f"{folder}/.{_FILE}.{os.getpid()}"
     fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -137,6 +143,8 @@ def load(root: str, id: str) -> Container:
             seccomp=content["seccomp"],
             no_new_keyring=content["noNewKeyring"],
             beside=content.get("beside", {}),
+            resources=content.get("resources"),
+            own_pids=content.get("ownPids", True),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise StateCorrupt(f"{path}: {type(error).__name__}: {error}") from None
@@ -170,12 +178,12 @@ def is_alive(container: Container) -> bool:
 
 
 def status_of(root: str, container: Container) -> str:
-    """created, running, paused or stopped, as things are now."""
+    """created, running, paused or stopped, as things are now; what was paused before it was started is paused."""
     if not is_alive(container):
         return STOPPED
-    if is_shut(folder_of(root, container.id)):
-        return CREATED
-    return PAUSED if container.cgroup.is_frozen() else RUNNING
+    if container.cgroup.is_frozen():
+        return PAUSED
+    return CREATED if is_shut(folder_of(root, container.id)) else RUNNING
 
 
 def state_document(container: Container, status: str) -> dict[str, Any]:
@@ -193,6 +201,17 @@ def state_document(container: Container, status: str) -> dict[str, Any]:
     if container.annotations:
         content["annotations"] = container.annotations
     return content
+
+
+def owner_of(root: str, id: str) -> str:
+    """The name of whoever owns a container's state folder, ``#`` and the number where it has no name."""
+    import pwd
+
+    uid = os.stat(folder_of(root, id)).st_uid
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"#{uid}"
 
 
 def forget(root: str, id: str) -> None:

@@ -12,8 +12,6 @@ import os
 from cri_api.v1 import api_pb2 as api
 
 from harness.minirt.container import cgroup as cgroups
-from harness.minirt.container.files import write_file
-from harness.minirt.container.limits import limits_v1, limits_v2
 from harness.minirt.container.resources import Resources
 from harness.minirt.errors import CgroupError
 
@@ -54,19 +52,12 @@ def limit(path: str, resources: Resources, *, make: bool) -> None:
     cgroup = cgroups.place_of(layout, path, "", resources)
     if make:
         cgroups.create(layout, cgroup)
-    if cgroup.version == 2:
-        rows = [(cgroup.folders[""], name, value) for name, value in limits_v2(resources)]
-    else:
-        # Rules for devices are each container's own.
-        rows = [
-            (cgroup.folders.get(controller, ""), name, value)
-            for controller, name, value in limits_v1(resources)
-            if controller != "devices"
-        ]
-    for folder, name, value in rows:
+    # Rules for devices are each container's own.
+    for file, value in cgroup.files_of(resources, devices=False):
         try:
-            write_file(f"{folder}/{name}", value)
+            cgroup.write(file, value)
         except OSError as error:
+            name = os.path.basename(file)
             raise CgroupError(f"cannot set {name} of the pod's cgroup {path} to {value}: {error.strerror}") from error
 
 

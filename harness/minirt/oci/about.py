@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
     from harness.minirt.oci.arguments import Words
 
+_ARCHITECTURES = (
+    "AARCH64 ARM LOONGARCH64 MIPS MIPS64 MIPS64N32 MIPSEL MIPSEL64 MIPSEL64N32 PPC PPC64 PPC64LE "
+    "RISCV64 S390 S390X X32 X86 X86_64"
+)
 _DEFAULT_CAPABILITIES = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]
 
 
@@ -34,16 +38,25 @@ def features() -> dict[str, Any]:
     return {
         "ociVersionMin": "1.0.0",
         "ociVersionMax": SPEC_VERSION,
+        "annotations": {
+            "io.seatrial.minirt.version": harness.__version__,
+            # Callers ask for it by runc's name, which is meant for others too.
+            "org.opencontainers.runc.checkpoint.enabled": "true",
+            **_seccomp_version(),
+        },
         "hooks": hooks,
         "mountOptions": sorted(words),
+        "potentiallyUnsafeConfigAnnotations": ["org.systemd.property.", "org.criu.config"],
         "linux": {
             "namespaces": sorted(NAMESPACES),
             "capabilities": list(NAMES),
-            "cgroup": {"v1": True, "v2": True, "systemd": False, "systemdUser": False, "rdma": True},
+            "cgroup": {"v1": True, "v2": True, "systemd": True, "systemdUser": True, "rdma": True},
             "seccomp": {
                 "enabled": _has_seccomp(),
                 "actions": sorted(_ACTIONS),
                 "operators": sorted(_OPERATORS),
+                "archs": [f"SCMP_ARCH_{name}" for name in _ARCHITECTURES.split()],
+                "knownFlags": sorted(_FLAGS),
                 "supportedFlags": sorted(_FLAGS),
             },
             "apparmor": {"enabled": True},
@@ -55,13 +68,19 @@ def features() -> dict[str, Any]:
 
 
 def _has_seccomp() -> bool:
+    return bool(_seccomp_version())
+
+
+def _seccomp_version() -> dict[str, str]:
+    """libseccomp's, by the annotation that runtimes agree on; nothing where it is not installed."""
     import ctypes
 
     try:
-        ctypes.CDLL("libseccomp.so.2")
+        library = ctypes.CDLL("libseccomp.so.2")
     except OSError:
-        return False
-    return True
+        return {}
+    library.seccomp_version.restype = ctypes.POINTER(ctypes.c_uint * 3)
+    return {"io.github.seccomp.libseccomp.version": ".".join(map(str, library.seccomp_version().contents))}
 
 
 def print_features() -> int:
@@ -71,13 +90,18 @@ def print_features() -> int:
 
 
 def write_spec(words: Words) -> int:
-    """Write config.json into the bundle; refuses to overwrite one."""
+    """Write config.json into the bundle, with ``--rootless`` one for a user who is not root; refuses to overwrite one."""
     path = f"{words.value('bundle', '.')}/config.json"
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     except FileExistsError:
-        raise UsageError(f"{path} exists: remove it first") from None
-    os.write(fd, (document.render(default_config(), "  ") + "\n").encode())
+        raise UsageError(f"File {path} exists. Remove it first") from None
+    except OSError as error:
+        raise UsageError(f"{path}: {os.strerror(error.errno or 0).lower()}") from None
+    config = default_config()
+    if words.has("rootless"):
+        make_rootless(config)
+    os.write(fd, (document.render(config, "  ") + "\n").encode())
     os.close(fd)
     return 0
 
@@ -88,12 +112,13 @@ def default_config() -> dict[str, Any]:
     return {
         "ociVersion": SPEC_VERSION,
         "process": {
-            "terminal": os.isatty(0),
+            "terminal": True,
             "user": {"uid": 0, "gid": 0},
             "args": ["sh"],
             "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm"],
             "cwd": "/",
             "capabilities": dict.fromkeys(sets, _DEFAULT_CAPABILITIES),
+            "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024}],
             "noNewPrivileges": True,
         },
         "root": {"path": "rootfs", "readonly": True},
@@ -125,6 +150,24 @@ def default_config() -> dict[str, Any]:
             "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
         },
     }
+
+
+def make_rootless(config: dict[str, Any]) -> None:
+    """Change a config so that the calling user can run it: a user namespace in which it is root, and nothing that only root has.
+
+    That is the machine's network (a new one could not be connected to anything), its ``/sys``, and no limits.
+    """
+    linux = config["linux"]
+    kept = [entry for entry in linux["namespaces"] if entry["type"] not in ("network", "user")]
+    linux["namespaces"] = [*kept, {"type": "user"}]
+    linux["uidMappings"] = [{"containerID": 0, "hostID": os.geteuid(), "size": 1}]
+    linux["gidMappings"] = [{"containerID": 0, "hostID": os.getegid(), "size": 1}]
+    for mount in config["mounts"]:
+        if mount["destination"] == "/sys":
+            mount |= {"type": "none", "source": "/sys", "options": ["rbind", "nosuid", "noexec", "nodev", "ro"]}
+        # Ids that are not mapped cannot own anything.
+        mount["options"] = [word for word in mount["options"] if not word.startswith(("gid=", "uid="))]
+    del linux["resources"]
 
 
 def _mount(destination: str, kind: str, source: str, options: str) -> dict[str, Any]:

@@ -23,13 +23,15 @@ if TYPE_CHECKING:
 class Context:
     """What every verb is given: the state root and the log."""
 
-    __slots__ = ("_format", "_log", "debug", "root")
+    __slots__ = ("_format", "_log", "debug", "root", "rootless", "systemd")
 
     def __init__(self, words: Words) -> None:
         self.root = os.path.abspath(words.value("root", DEFAULT_ROOT))
         self._log = words.value("log")
         self._format = words.value("log-format", "text")
         self.debug = words.has("debug")
+        self.systemd = words.has("systemd-cgroup")
+        self.rootless = words.value("rootless", "auto")
         if self._format not in ("text", "json"):
             raise UsageError(f"unknown log-format {self._format!r}")
 
@@ -67,16 +69,15 @@ def main(argv: Sequence[str]) -> int:
 
             sys.stdout.write(version_text())
             return 0
-        if words.has("help") or not words.arguments or words.arguments[0] == "help":
-            sys.stdout.write(render_usage(VERBS, GLOBAL_OPTIONS))
+        if words.has("help") or not words.arguments or words.arguments[0] in ("help", "h"):
+            named = VERBS_BY_NAME.get(words.arguments[1]) if words.arguments[1:] else None
+            sys.stdout.write(render_usage(VERBS, GLOBAL_OPTIONS) if named is None else render_help(named))
             return 0
         name, *rest = words.arguments
         verb = VERBS_BY_NAME.get(name)
         if verb is None:
             raise UsageError(f"no verb is called {name!r}; minirt --help lists them")
         context = Context(words)
-        if words.has("systemd-cgroup"):
-            raise UsageError("--systemd-cgroup is not supported: only cgroupfs is")
         # A command inside the container may look like options; only exec has one.
         options = parse_options(rest, verb.options, mixed=verb.most >= 0)
         if options.has("help"):
@@ -123,6 +124,18 @@ def _call(name: str, context: Context, words: Words) -> int:
         from harness.minirt.oci import about
 
         return about.print_features() if name == "features" else about.write_spec(words)
+    if name == "update":
+        from harness.minirt.oci import updating
+
+        return updating.update(context, words)
+    if name == "events":
+        from harness.minirt.oci import events
+
+        return events.print_events(context, words)
+    if name in ("checkpoint", "restore"):
+        from harness.minirt.oci.checkpointing import checkpoint, restore
+
+        return checkpoint(context, words) if name == "checkpoint" else restore(context, words)
     from harness.minirt.oci import lifecycle
 
     return lifecycle.CALLS[name](context, words)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import time
+from sys import byteorder
 
+from harness.linux.syscalls import CLONE_NEWPID
 from harness.minirt.container import cgroup as cgroups
 from harness.minirt.container import document, state
 from harness.minirt.container.gate import Gate
@@ -16,6 +18,8 @@ from harness.minirt.errors import SpecError, UsageError, step_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from _socket import socket
+
     from harness.minirt.container.plan import Plan
     from harness.minirt.container.state import Container
     from harness.minirt.oci.arguments import Words
@@ -57,7 +61,7 @@ def run(context: Context, words: Words) -> int:
     return status
 
 
-def read_plan(words: Words, id: str) -> tuple[Plan, dict[str, object]]:
+def read_plan(context: Context, words: Words, id: str) -> tuple[Plan, dict[str, object]]:
     """The plan for the bundle, and the config it came from. Raises `SpecError`; nothing has been made."""
     bundle = os.path.realpath(words.value("bundle", "."))
     path = f"{bundle}/config.json"
@@ -77,7 +81,7 @@ def read_plan(words: Words, id: str) -> tuple[Plan, dict[str, object]]:
         layout=cgroups.read_layout(),
         pivot=not words.has("no-pivot"),
         new_keyring=not words.has("no-new-keyring"),
-        preserved_fds=words.number("preserve-fds"),
+        preserved_fds=preserved_fds(words),
         seccomp_cache=SECCOMP_CACHE,
     )
     return plan, content
@@ -85,11 +89,11 @@ def read_plan(words: Words, id: str) -> tuple[Plan, dict[str, object]]:
 
 def _create(context: Context, words: Words, *, foreground: bool) -> tuple[Container, Launched, Relay | None]:
     id = state.check_id(words.arguments[0])
-    plan, content = read_plan(words, id)
+    plan, content = read_plan(context, words, id)
     trampoline = _protect(plan, content)
     for warning in plan.warnings:
         context.log("warning", warning)
-    console = relay = None
+    console = relay = pidfd_socket = None
     socket_path = words.value("console-socket")
     if socket_path and not plan.terminal:
         raise UsageError("a console socket is given, but process.terminal is false")
@@ -100,25 +104,10 @@ def _create(context: Context, words: Words, *, foreground: bool) -> tuple[Contai
 
         relay = relays.Relay()
     elif socket_path:
-        from harness.minirt.container.terminal import connect_console
-
-        try:
-            console = connect_console(socket_path)
-        except OSError as error:
-            raise step_error("connect to the console socket", error) from None
-    container = state.Container(
-        id=id,
-        version=plan.version,
-        bundle=plan.bundle,
-        root=plan.root,
-        cgroup=plan.cgroup,
-        created=_now(),
-        annotations=plan.annotations,
-        hooks={name: hooks for name, hooks in plan.hooks.items() if name in ("poststart", "poststop")},
-        seccomp=_seccomp_of(content),
-        no_new_keyring=words.has("no-new-keyring"),
-        beside=_beside(plan, content),
-    )
+        console = connect("console", socket_path)
+    if words.value("pidfd-socket"):
+        pidfd_socket = connect("pidfd", words.value("pidfd-socket"))
+    container = record_of(words, id, plan, content)
     folder = state.reserve(context.root, id)
     launched = None
     try:
@@ -138,6 +127,8 @@ def _create(context: Context, words: Words, *, foreground: bool) -> tuple[Contai
         started = state.start_ticks(launched.pid)
         container = changed(container, pid=launched.pid, pid_started=started)
         state.save(folder, container)
+        if pidfd_socket is not None:
+            send_pidfd(pidfd_socket, launched.pidfd)
     except BaseException:
         if launched is not None:
             os.kill(launched.pid, 9)
@@ -160,7 +151,7 @@ def _protect(plan: Plan, content: dict[str, object]) -> int:
     """
     from harness.minirt.container import trampoline
 
-    if trampoline.suits(plan, _seccomp_of(content)):
+    if trampoline.suits(plan, _linux_part(content, "seccomp")):
         try:
             return trampoline.open_trampoline()
         except OSError:
@@ -171,10 +162,59 @@ def _protect(plan: Plan, content: dict[str, object]) -> int:
     return -1
 
 
-def _seccomp_of(content: dict[str, object]) -> dict[str, object] | None:
+def record_of(words: Words, id: str, plan: Plan, content: dict[str, object]) -> Container:
+    """What will be remembered of a container that has no process yet."""
+    return state.Container(
+        id=id,
+        version=plan.version,
+        bundle=plan.bundle,
+        root=plan.root,
+        cgroup=plan.cgroup,
+        created=_now(),
+        annotations=plan.annotations,
+        hooks={name: hooks for name, hooks in plan.hooks.items() if name in ("poststart", "poststop")},
+        seccomp=_linux_part(content, "seccomp"),
+        no_new_keyring=words.has("no-new-keyring"),
+        beside=_beside(plan, content),
+        resources=_linux_part(content, "resources"),
+        own_pids=bool(plan.clone_flags & CLONE_NEWPID),
+    )
+
+
+def connect(what: str, path: str) -> socket:
+    """The socket at `path`, connected; `what` it is for. Raises `StepError`."""
+    from harness.minirt.container.terminal import connect_console
+
+    try:
+        return connect_console(path)
+    except OSError as error:
+        raise step_error(f"connect to the {what} socket", error) from None
+
+
+def send_pidfd(end: socket, pidfd: int) -> None:
+    """Send a descriptor of the process over a connected socket (``--pidfd-socket``), and close that."""
+    from _socket import SCM_RIGHTS, SOL_SOCKET
+
+    end.sendmsg([b"pidfd"], [(SOL_SOCKET, SCM_RIGHTS, pidfd.to_bytes(4, byteorder))])
+    end.close()
+
+
+def preserved_fds(words: Words) -> int:
+    """``--preserve-fds``; raises `UsageError` where not all of them are open."""
+    count = words.number("preserve-fds")
+    for fd in range(3, 3 + count):
+        try:
+            os.fstat(fd)
+        except OSError as error:
+            reason = os.strerror(error.errno or 0).lower()
+            raise UsageError(f"unable to stat preserved-fd {fd - 3} (of {count}): {reason}") from None
+    return count
+
+
+def _linux_part(content: dict[str, object], name: str) -> dict[str, object] | None:
     linux = content.get("linux")
-    profile = linux.get("seccomp") if isinstance(linux, dict) else None
-    return profile if isinstance(profile, dict) else None
+    part = linux.get(name) if isinstance(linux, dict) else None
+    return part if isinstance(part, dict) else None
 
 
 def _beside(plan: Plan, content: dict[str, object]) -> dict[str, object]:

@@ -6,52 +6,71 @@ import os
 
 from harness.linux.capabilities import BITS
 from harness.minirt.container import document, state
+from harness.minirt.container.cgroup import read_layout
 from harness.minirt.container.enter import enter
+from harness.minirt.container.files import read_file
 from harness.minirt.container.process import Capabilities, Process, User, parse_process
 from harness.minirt.container.reader import Reader
 from harness.minirt.container.record import changed
 from harness.minirt.container.sealing import seal
 from harness.minirt.container.seccomp import compile_profile
-from harness.minirt.errors import SpecError, UsageError, WrongState, step_error
-from harness.minirt.oci.creation import SECCOMP_CACHE, write_pid_file
+from harness.minirt.errors import CgroupError, ExecError, MinirtError, SpecError, UsageError, WrongState
+from harness.minirt.oci.creation import SECCOMP_CACHE, connect, preserved_fds, send_pidfd, write_pid_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from harness.minirt.container.cgroup import Cgroup
+    from harness.minirt.container.launch import Launched
     from harness.minirt.container.state import Container
     from harness.minirt.oci.arguments import Words
     from harness.minirt.oci.command import Context
+    from harness.minirt.oci.foreground import Relay
 
 
 def execute(context: Context, words: Words) -> int:
-    """Start the process; unless detached wait for it and end with its exit status."""
-    seal()
+    """Start the process; unless detached wait for it and end with its exit status.
+
+    Raises `ContainerMissing`, and `ExecError` for whatever keeps the process from being started.
+    """
+    try:
+        seal()
+        launched, relay = _start(context, words)
+    except MinirtError as error:
+        raise ExecError(error) from error
+    except OSError as error:
+        about = f": {os.fsdecode(error.filename)}" if error.filename else ""
+        raise ExecError(f"{os.strerror(error.errno or 0).lower()}{about}") from error
+    if words.has("detach"):
+        return 0
+    from harness.minirt.oci import foreground
+
+    return foreground.see_through(launched, relay)
+
+
+def _start(context: Context, words: Words) -> tuple[Launched, Relay | None]:
     container = state.load(context.root, words.arguments[0])
     status = state.status_of(context.root, container)
     if status == state.STOPPED:
         raise WrongState("cannot exec in a stopped container")
-    if status == state.CREATED:
-        raise WrongState("cannot exec in a container that is not running: it is created, not started")
     if status == state.PAUSED and not words.has("ignore-paused"):
         raise WrongState("cannot exec in a paused container (use --ignore-paused to override)")
-    process = _process(words, container)
-    console = relay = None
+    process = _process(context, words, container)
+    place = _place(container, words.lists.get("cgroup", []))
+    console = relay = pidfd_socket = None
     socket_path = words.value("console-socket")
     detached = words.has("detach")
     if process.terminal and socket_path:
-        from harness.minirt.container.terminal import connect_console
-
-        try:
-            console = connect_console(socket_path)
-        except OSError as error:
-            raise step_error("connect to the console socket", error) from None
+        console = connect("console", socket_path)
     elif process.terminal:
         if detached:
-            raise UsageError("a terminal needs --console-socket where nobody stays to relay it")
+            raise UsageError("cannot allocate tty if minirt will detach without setting console socket")
         from harness.minirt.oci.foreground import Relay
 
         relay = Relay()
     elif socket_path:
-        raise UsageError("a console socket is given, but no terminal is asked for")
+        raise UsageError("cannot use console socket if minirt will not detach or allocate tty")
+    if words.value("pidfd-socket"):
+        pidfd_socket = connect("pidfd", words.value("pidfd-socket"))
     if not detached:
         from harness.minirt.oci import foreground
 
@@ -61,64 +80,144 @@ def execute(context: Context, words: Words) -> int:
         launched = enter(
             container.pid,
             process,
-            container.cgroup,
+            place,
             stdin=0,
             stdout=1,
             stderr=2,
             console=relay.fd if relay is not None else -1 if console is None else console.fileno(),
             seccomp_filter=compiled,
             keyring="" if container.no_new_keyring else f"_ses.{container.id}",
-            preserved_fds=words.number("preserve-fds"),
             state=lambda: document.render(state.state_document(container, state.RUNNING)),
             beside=container.beside,
+            preserved_fds=preserved_fds(words),
         )
     finally:
         if console is not None:
             console.close()
+    if pidfd_socket is not None:
+        send_pidfd(pidfd_socket, launched.pidfd)
     write_pid_file(words, launched.pid)
-    if detached:
-        return 0
-    return foreground.see_through(launched, relay)
+    return launched, relay
 
 
-def _process(words: Words, container: Container) -> Process:
+def _place(container: Container, wanted: list[str]) -> Cgroup:
+    """The container's cgroup, or those below it that ``--cgroup`` names: a path for all, or ``CONTROLLER[,...]:PATH``."""
+    place = container.cgroup
+    if not wanted:
+        return _where_init_is(container) if place.version == 2 else place
+    paths: dict[str, str] = {}
+    for word in wanted:
+        controllers, colon, path = word.partition(":")
+        if not colon:
+            if len(wanted) != 1:
+                raise UsageError(f"invalid --cgroup argument: {word} (missing <controller>: prefix)")
+            paths = dict.fromkeys(place.folders, word)
+            break
+        for controller in controllers.split(","):
+            if not controller:
+                raise UsageError(f"invalid --cgroup argument: {word} (empty <controller> prefix)")
+            if controller in paths:
+                raise UsageError(f"invalid --cgroup argument(s): controller {controller} specified multiple times")
+            if controller not in place.folders:
+                raise UsageError(f"unknown controller {controller} in --cgroup argument")
+            paths[controller] = path
+    folders = dict(place.folders)
+    for controller, path in paths.items():
+        if ".." in path.split("/"):
+            raise UsageError(f"bad sub cgroup path: {path}")
+        folder = f"{folders[controller]}/{path.strip('/')}".rstrip("/")
+        if not os.path.isdir(folder):
+            raise CgroupError(f"error adding pid to cgroups: {folder}: no such file or directory")
+        folders[controller] = folder
+    return changed(place, folders=folders)
+
+
+def _where_init_is(container: Container) -> Cgroup:
+    """The container's v2 cgroup, or where its first process has gone, if no process can be in there (any more).
+
+    "No internal processes": a cgroup that gives controllers to those below it holds none itself (cgroup-v2.rst).
+    """
+    place = container.cgroup
+    folder = place.folders.get("", "")
+    try:
+        if not folder or not read_file(f"{folder}/cgroup.subtree_control").strip():
+            return place
+    except FileNotFoundError:
+        pass
+    layout = read_layout()
+    for line in read_file(f"/proc/{container.pid}/cgroup").splitlines():
+        if line.startswith("0::/") and layout.unified is not None:
+            return changed(place, folders={"": f"{layout.unified.folder}{line[3:]}"})
+    return place
+
+
+def _process(context: Context, words: Words, container: Container) -> Process:
     """The process: from ``--process``, or the container's own with what the options change."""
     path = words.value("process")
     if path:
         try:
-            return parse_process(Reader(document.read_file(path), "process"))
+            process = parse_process(Reader(document.read_file(path), "process"))
         except OSError as error:
             raise UsageError(f"{path}: {os.strerror(error.errno or 0).lower()}") from None
         except ValueError as error:
             raise SpecError(path, str(error)) from None
+        return _completed(process, container)
     command = words.arguments[1:]
     if not command:
-        raise UsageError("exec needs a command, or --process FILE")
+        raise UsageError("exec args cannot be empty: exec needs a command, or --process FILE")
     process = _own_process(container)
     capabilities = process.capabilities
     for name in words.lists.get("cap", ()):
         if name not in BITS:
-            raise UsageError(f"no capability is called {name}")
+            context.log("warning", f"ignoring unknown capability {name}")
+            continue
         old, bit = capabilities or Capabilities(), 1 << BITS[name]
         capabilities = changed(
-            old, bounding=old.bounding | bit, effective=old.effective | bit, permitted=old.permitted | bit
+            old,
+            bounding=old.bounding | bit,
+            effective=old.effective | bit,
+            permitted=old.permitted | bit,
+            # Only what is inheritable too can be ambient.
+            ambient=old.ambient | bit if old.inheritable else old.ambient,
         )
     return changed(
         process,
         args=tuple(command),
-        cwd=words.value("cwd", process.cwd),
+        cwd=words.value("cwd") or process.cwd,
         env=(*process.env, *words.lists.get("env", ())),
         user=_user(words, process.user),
         capabilities=capabilities,
         terminal=words.has("tty"),
-        no_new_privileges=process.no_new_privileges or words.has("no-new-privs"),
-        apparmor=words.value("apparmor", process.apparmor),
-        selinux=words.value("process-label", process.selinux),
+        no_new_privileges=words.has("no-new-privs") or process.no_new_privileges,
+        apparmor=words.value("apparmor") or process.apparmor,
+        selinux=words.value("process-label") or process.selinux,
+    )
+
+
+def _completed(process: Process, container: Container) -> Process:
+    """A process of a file of its own: what that does not say is as in the container's config."""
+    try:
+        own = _own_process(container)
+    except MinirtError:  # the bundle is gone
+        return process
+    return changed(
+        process,
+        capabilities=own.capabilities if process.capabilities is None else process.capabilities,
+        rlimits=process.rlimits or own.rlimits,
+        oom_score_adj=own.oom_score_adj if process.oom_score_adj is None else process.oom_score_adj,
+        apparmor=process.apparmor or own.apparmor,
+        selinux=process.selinux or own.selinux,
     )
 
 
 def _own_process(container: Container) -> Process:
-    content = document.read_file(f"{container.bundle}/config.json")
+    path = f"{container.bundle}/config.json"
+    try:
+        content = document.read_file(path)
+    except OSError as error:
+        raise UsageError(f"{path}: {os.strerror(error.errno or 0).lower()}") from None
+    except ValueError as error:
+        raise SpecError(path, str(error)) from None
     return parse_process(Reader(content.get("process"), "process"))
 
 

@@ -34,6 +34,7 @@ class Relay:
     def __init__(self) -> None:
         self._ours, self._theirs = socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
         self.fd = self._theirs.fileno()
+        self.end = self._theirs
         self.master = -1
 
     def open(self) -> int:

@@ -45,8 +45,10 @@ def start_container(context: Context, container: Container) -> None:
     status = state.status_of(context.root, container)
     if status == state.STOPPED:
         raise WrongState("cannot start a container that has stopped")
-    if status != state.CREATED:
+    if status == state.RUNNING:
         raise WrongState("cannot start an already running container")
+    if status != state.CREATED:
+        raise WrongState(f"cannot start a container in the {status} state")
     open_gate(state.folder_of(context.root, container.id))
     if container.hooks.get("poststart"):
         from harness.minirt.container.hooks import run_hooks
@@ -78,17 +80,34 @@ def show_state(context: Context, words: Words) -> int:
 
 
 def kill(context: Context, words: Words) -> int:
-    """Send a signal to a container that is created, running or paused."""
+    """Send a signal to a container that is created, running or paused: to its first process, with ``--all`` to all it has.
+
+    SIGKILL goes to all in any case where the container has no pid namespace of its own, with which they would end.
+    """
     container = state.load(context.root, words.arguments[0])
-    signal = parse_signal(words.arguments[1] if len(words.arguments) > 1 else "TERM")
-    if words.has("all"):
-        container.cgroup.signal_all(signal)
+    signal = parse_signal((words.arguments[1] if len(words.arguments) > 1 else "") or "TERM")
+    if words.has("all") or (signal == 9 and not container.own_pids and container.cgroup.folders):
+        _signal_all(container, signal, words.has("all"))
     else:
         send_signal(container, signal)
     if signal == 9 and container.cgroup.version == 1 and container.cgroup.is_frozen():
         # A frozen process of v1 dies only once it is thawed.
         container.cgroup.thaw()
     return 0
+
+
+def _signal_all(container: Container, signal: int, lenient: bool) -> None:
+    if not container.cgroup.folders:
+        # Without a cgroup only the first process is known.
+        try:
+            send_signal(container, signal)
+        except WrongState:
+            if not lenient:
+                raise
+        return
+    if not lenient and not state.is_alive(container) and not container.cgroup.exists():
+        raise WrongState("container not running")
+    container.cgroup.signal_all(signal)
 
 
 def send_signal(container: Container, signal: int) -> None:
@@ -125,6 +144,7 @@ def delete(context: Context, words: Words) -> int:
                 return 0
             status = state.status_of(context.root, container)
             if status != state.STOPPED and not force:
+                # The specification demands it for a created one too ("Delete").
                 raise WrongState(f"cannot delete container {id} that is not stopped: {status}")
             destroy(context, container)
     except ContainerMissing:
@@ -150,13 +170,12 @@ def destroy(context: Context, container: Container) -> None:
 
 
 def pause(context: Context, words: Words) -> int:
-    """Freeze a running container."""
+    """Freeze a container that is created or running."""
     id = words.arguments[0]
     with state.Lock(context.root, id):
         container = state.load(context.root, id)
-        status = state.status_of(context.root, container)
-        if status != state.RUNNING:
-            raise WrongState("container already paused" if status == state.PAUSED else "container not running")
+        if state.status_of(context.root, container) not in (state.CREATED, state.RUNNING):
+            raise WrongState("container not running")
         container.cgroup.freeze()
     return 0
 
