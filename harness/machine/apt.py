@@ -12,7 +12,12 @@ from harness.errors import CommandError, MachineError, SeatrialError
 
 LISTS = Path("/var/lib/apt/lists")
 UPDATE = ("apt-get", "-q", "-o", "APT::Update::Error-Mode=any", "-o", "DPkg::Lock::Timeout=120", "update")
-INSTALL = ("apt-get", "-q", "-o", "DPkg::Lock::Timeout=120", "install", "-y", "--no-install-recommends", "--no-remove")
+INSTALL = (
+    *("apt-get", "-q", "-o", "DPkg::Lock::Timeout=120"),
+    # Else what was built from one source together with a new dependency is upgraded along with it: passwd with libsubid4.
+    *("-o", "APT::Get::Upgrade-By-Source-Package=false"),
+    *("install", "-y", "--no-install-recommends", "--no-remove"),
+)
 
 
 class Apt:
