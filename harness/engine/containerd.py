@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,10 +13,10 @@ from typing import Any
 import tomli_w
 
 from harness.arena import Arena
-from harness.command import Group
+from harness.command import Group, HostRunner
 from harness.engine.daemon import daemon, environment, listens, tail
 from harness.engine.engine import Need, Row, RunningEngine
-from harness.engine.handlers import Handler, require_handler
+from harness.engine.handlers import OWN, Handler, require_handler
 from harness.engine.network import write_network
 from harness.engine.programs import find_program, version_of
 from harness.errors import CommandTimeout, EngineError, MachineError
@@ -58,7 +59,16 @@ class Containerd:
         config = self._arena.state / "containerd.toml"
         config.write_text(tomli_w.dumps(self.config(handler)))
         argv = [str(program), "--config", str(config), *shlex.split(self._subject.options.get("args", ""))]
-        with daemon(self._arena, "containerd", argv, self._answers) as (process, log):
+        given = handler.name if self._subject.client != "ctr" else str(handler.program)
+        env = environment(self._arena)
+        if self._subject.client == "ctr" and handler.name not in ("runc", OWN) and not chooses_runtime():
+            # The shim of a client that can name no runtime runs what is called runc on its PATH.
+            stand_in = self._arena.state / "bin"
+            stand_in.mkdir()
+            (stand_in / "runc").symlink_to(handler.program)
+            env["PATH"] = f"{stand_in}{os.pathsep}{env['PATH']}"
+            given = ""
+        with daemon(self._arena, "containerd", argv, self._answers, env) as (process, log):
             yield RunningEngine(
                 name="containerd",
                 version=version_of(program),
@@ -66,7 +76,7 @@ class Containerd:
                 pids=(process.pid,),
                 log=log,
                 native=native(self._socket),
-                handler=str(handler.program) if self._subject.client == "ctr" else handler.name,
+                handler=given,
                 cgroup_parent=self._arena.cgroups.pods,
                 cgroup=self._arena.cgroups.engine,
             )
@@ -130,6 +140,12 @@ def native(address: Path) -> Mapping[str, tuple[str, ...]]:
         return MappingProxyType({})
     words = (str(tool), "--address", str(address), "--namespace", "k8s.io", "tasks")
     return MappingProxyType({"pause": (*words, "pause"), "resume": (*words, "resume")})
+
+
+def chooses_runtime() -> bool:
+    """Whether ``ctr containers create`` takes the path of an OCI runtime; only later ones do."""
+    usage = HostRunner().run([str(_require("ctr")), "containers", "create", "--help"], timeout_s=10)
+    return "--runc-binary" in usage.text
 
 
 def _runtime(program: Path) -> dict[str, Any]:

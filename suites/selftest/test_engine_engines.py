@@ -46,7 +46,7 @@ def ctr(engine: RunningEngine) -> list[str]:
     return ["ctr", "--address", str(engine.socket), "--namespace", "k8s.io"]
 
 
-@pytest.mark.parametrize("name", ["containerd:ctr:runc", "containerd:grpc:crun"])
+@pytest.mark.parametrize("name", ["containerd:ctr:runc", "containerd:grpc:crun", "containerd:grpc:minirt"])
 def test_containerd_pulls_and_runs(arena: Arena, blobs: Path, name: str) -> None:
     subject = parse_subject(name)
     program = require_handler(subject).program
@@ -66,6 +66,20 @@ def test_containerd_pulls_and_runs(arena: Arena, blobs: Path, name: str) -> None
     assert arena.pids("engine") == []
 
 
+def test_a_client_that_names_no_runtime_has_the_one_below_containerd(arena: Arena, blobs: Path) -> None:
+    """``ctr`` of containerd 1.6 creates containers for whatever runtime the shim finds."""
+    subject = parse_subject("containerd:ctr:minirt")
+    with serve(arena, blobs, 5000) as registry, start_engine(subject, arena, str(registry)) as engine:
+        assert engine.handler in ("", str(require_handler(subject).program))
+        chosen = ["--runc-binary", engine.handler] if engine.handler else []
+        arena.run([*ctr(engine), "images", "pull", "--plain-http", f"{registry}/{IMAGE}"], timeout_s=60).check()
+        run = [*ctr(engine), "run", "--detach", *chosen, "--cgroup", f"{engine.cgroup_parent}/box"]
+        arena.run([*run, f"{registry}/{IMAGE}", "box", "/bin/sleep", "1000"], timeout_s=60).check()
+        program = str(require_handler(subject).program)
+        known = arena.run([program, "--root", "/run/containerd/runc/k8s.io", "list", "--quiet"], timeout_s=10)
+        assert known.check().text.split() == ["box"]
+
+
 def test_the_native_tool_of_containerd_pauses_and_resumes(arena: Arena, blobs: Path) -> None:
     subject = parse_subject("containerd:ctr:runc")
     with serve(arena, blobs, 5000) as registry, start_engine(subject, arena, str(registry)) as engine:
@@ -82,8 +96,9 @@ def test_the_native_tool_of_containerd_pauses_and_resumes(arena: Arena, blobs: P
         arena.run([*engine.native["pause"], "box"], timeout_s=30).check()
 
 
-def test_docker_pulls_and_runs_on_a_bridge_of_its_own(arena: Arena, blobs: Path) -> None:
-    subject = replace(parse_subject("docker:sdk:runc"), name="docker:sdk:crun", handler="crun")
+@pytest.mark.parametrize("name", ["docker:sdk:crun", "docker:sdk:minirt"])
+def test_docker_pulls_and_runs_on_a_bridge_of_its_own(arena: Arena, blobs: Path, name: str) -> None:
+    subject = parse_subject(name)
     with serve(arena, blobs, 5000) as registry, start_engine(subject, arena, str(registry)) as engine:
         with closing(docker.DockerClient(base_url=f"unix://{engine.socket}", timeout=60)) as client:
             client.images.pull(f"{registry}/{IMAGE}")

@@ -31,7 +31,7 @@ def trials_of_tox() -> dict[str, list[str]]:
     parser.read(ROOT / "tox.ini")
     found = {}
     for section in parser.sections():
-        commands = parser[section].get("commands", "")
+        commands = parser[section].get("commands", "").strip()
         if commands.startswith("seatrial run"):
             found[section.removeprefix("testenv:")] = [word for word in commands.split() if ":" in word]
     return found

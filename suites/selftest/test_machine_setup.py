@@ -354,6 +354,7 @@ def test_apt_asks_for_lists_only_once_where_there_is_no_network(tmp_path: Path) 
 
 def test_apt_never_removes_a_package() -> None:
     assert "--no-remove" in INSTALL
+    assert "APT::Get::Upgrade-By-Source-Package=false" in INSTALL
 
 
 def test_a_configuration_of_our_own_is_not_kept(workshop: Workshop) -> None:
