@@ -19,6 +19,7 @@ import pytest
 from _pytest.outcomes import Failed, Skipped  # pytest.fail.Exception and pytest.skip.Exception, with their types
 
 from harness.client.cri_door import CriDoor
+from harness.client.oci_door import OciCommandLine
 from harness.engine import availability
 from harness.errors import NotExpressible
 from harness.model.capability import WHY_NOT, Capability
@@ -27,10 +28,15 @@ from harness.model.record import Outcome, Phase, Record
 from harness.model.subject import Subject
 from harness.session import Trial, open_trial
 from harness.session.cri import CriTrial
+from harness.session.deviations import note_of
+from harness.session.oci import OciTrial
 from harness.session.orders import ORDERS, Orders
 from harness.session.step import FINDINGS, StepFailed
 from harness.session.turns import Turn, take_turns
 from harness.store import RunFolder
+
+FIXTURES = ("trial", "cri", "oci")
+"""Any of which has a test run once for each subject."""
 
 
 class NotOffered(Skipped):
@@ -45,6 +51,7 @@ class Fleet:
     records: RunFolder
     _afloat: dict[str, tuple[contextlib.ExitStack, Trial]] = field(default_factory=dict)
     _cri: dict[str, CriTrial] = field(default_factory=dict)
+    _oci: dict[str, OciTrial] = field(default_factory=dict)
     _sunk: dict[str, BaseException] = field(default_factory=dict)
 
     def trial(self, subject: Subject) -> Trial:
@@ -81,6 +88,14 @@ class Fleet:
             self._afloat[name][0].callback(self._cri[name].close)
         return self._cri[name]
 
+    def oci(self, trial: Trial) -> OciTrial:
+        """The same subject command by command."""
+        name = trial.subject.name
+        if name not in self._oci:
+            root = trial.arena.state / "client" / "states"
+            self._oci[name] = OciTrial(trial, OciCommandLine(trial.arena, trial.engine.handler, root), root)
+        return self._oci[name]
+
     def close(self) -> None:
         """Take every trial down; the first error wins, and the others are taken down all the same.
 
@@ -95,6 +110,7 @@ class Fleet:
                 all_of_them.push(stack)
             self._afloat.clear()
             self._cri.clear()
+            self._oci.clear()
 
     def _note(self, notes: list[str]) -> None:
         run = self.records.read().run
@@ -125,7 +141,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "turn" in metafunc.fixturenames:
         turns = take_turns(orders.subjects, orders.blocks, orders.seed) if orders.phase is Phase.MEASURE else []
         metafunc.parametrize("turn", turns, ids=[f"{turn.block}-{turn.subject.name}" for turn in turns])
-    elif used := [name for name in ("trial", "cri") if name in metafunc.fixturenames]:
+    elif used := [name for name in FIXTURES if name in metafunc.fixturenames]:
         metafunc.parametrize(
             used[0],
             [
@@ -154,7 +170,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _subject_of(item: pytest.Item) -> Subject | None:
     params = getattr(getattr(item, "callspec", None), "params", {})
-    value = next((params[name] for name in ("trial", "cri", "turn") if name in params), None)
+    value = next((params[name] for name in (*FIXTURES, "turn") if name in params), None)
     return value.subject if isinstance(value, Turn) else value
 
 
@@ -176,6 +192,17 @@ def cri(request: pytest.FixtureRequest, fleet: Fleet) -> Iterator[CriTrial]:
     calls = fleet.cri(fleet.trial(subject))
     yield calls
     calls.tidy()
+
+
+@pytest.fixture
+def oci(request: pytest.FixtureRequest, fleet: Fleet) -> Iterator[OciTrial]:
+    """One OCI runtime, by its command line."""
+    subject: Subject = request.param
+    if Capability.OCI not in subject.capabilities:
+        raise NotOffered(f"{subject.name} {WHY_NOT[Capability.OCI]}")
+    commands = fleet.oci(fleet.trial(subject))
+    yield commands
+    commands.tidy()
 
 
 @pytest.fixture
@@ -204,6 +231,8 @@ def pytest_runtest_makereport(
     if (done or broke_after) and not recorded:
         subject = _subject_of(item)
         outcome, reason = _judge(call)
+        if outcome is Outcome.FAIL and subject is not None:
+            reason += note_of(item.path.parent, subject, item.name)
         if outcome in (Outcome.FAIL, Outcome.ERROR) and subject is not None:
             reason += f"\nreproduce: {_again(item, subject)}"
         item.config.stash[_RECORDS].append(_record(item, subject, orders, outcome, reason))

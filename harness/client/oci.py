@@ -11,8 +11,9 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from harness.client.crilog import lines_of
 from harness.client.oci_config import oci_config
@@ -26,6 +27,11 @@ from harness.model.container import ContainerSpec, ExecResult, LogLine, Network,
 from harness.model.lifecycle import Contract, Operation, State
 
 KILL_TIMEOUT_S = 10.0
+FLAGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"runsc": ("--platform=ptrace", "--network=none", "--ignore-cgroups")}
+)
+"""What a runtime needs on its command line to work in an arena: gVisor's own network and cgroups want more of a machine
+than a container of ours asks for, and its platforms other than ptrace want a processor with virtualisation."""
 _STATES = {
     "created": State.CREATED,
     "running": State.RUNNING,
@@ -45,7 +51,8 @@ class Oci:
         self._bundles = site.workspace / "bundles"
         self._bundles.mkdir(parents=True, exist_ok=True)
         self._log = site.workspace / "oci.log"
-        prefix = (site.handler, "--root", str(site.workspace / "oci"), "--log", str(self._log), "--log-format", "json")
+        flags = ("--root", str(site.workspace / "oci"), "--log", str(self._log), "--log-format", "json")
+        prefix = (site.handler, *flags_of(site.handler), *flags)
         self._tool = Tool(site.runner, prefix, self.tally, self._refusal, Group.ENGINE)
         self._plain = Tool(site.runner, (site.handler,), self.tally, self._refusal, Group.ENGINE)
 
@@ -172,6 +179,11 @@ class Oci:
             return ""
         self._log.unlink()
         return last_error(text)
+
+
+def flags_of(program: str) -> tuple[str, ...]:
+    """The flags that a runtime's program is always given."""
+    return FLAGS.get(Path(program).name, ())
 
 
 def last_error(log: str) -> str:

@@ -14,6 +14,8 @@ class Capability(StrEnum):
     """has pods (CRI pod sandboxes)"""
     CRI = "cri"
     """speaks the Container Runtime Interface"""
+    OCI = "oci"
+    """is an OCI runtime, driven by its own command line"""
     EXEC = "exec"
     PAUSE = "pause"
     """pauses and resumes, by its API or by its engine's native tool (the record's `via` tells)"""
@@ -31,6 +33,7 @@ WHY_NOT: dict[Capability, str] = {
     Capability.IMAGES: "has no images: the harness unpacks a bundle for it",
     Capability.SANDBOX: "has no pods",
     Capability.CRI: "does not speak CRI",
+    Capability.OCI: "is no OCI runtime that is driven by its own command line",
     Capability.EXEC: "has no exec",
     Capability.PAUSE: "has no pause, and its engine has no native tool that does it",
     Capability.LOGS: "keeps no logs",

@@ -11,12 +11,12 @@ from types import MappingProxyType
 from harness.errors import UnknownSubject, UsageError
 from harness.model.capability import Capability
 
-CRI_CAPABILITIES = frozenset(Capability)
-DOCKER_CAPABILITIES = frozenset(Capability) - {Capability.SANDBOX, Capability.CRI}
+CRI_CAPABILITIES = frozenset(Capability) - {Capability.OCI}
+DOCKER_CAPABILITIES = CRI_CAPABILITIES - {Capability.SANDBOX, Capability.CRI}
 CTR_CAPABILITIES = frozenset(
     {Capability.IMAGES, Capability.EXEC, Capability.PAUSE, Capability.LOGS, Capability.EXIT_CODE}
 )
-OCI_CAPABILITIES = frozenset({Capability.EXEC, Capability.PAUSE, Capability.LOGS})
+OCI_CAPABILITIES = frozenset({Capability.OCI, Capability.EXEC, Capability.PAUSE, Capability.LOGS})
 
 CAPABILITIES_OF_CLIENT: Mapping[str, frozenset[Capability]] = MappingProxyType(
     {
@@ -84,6 +84,8 @@ BUILT_IN: tuple[Subject, ...] = (
     _row("none", "oci", "runc"),
     _row("none", "oci", "crun"),
     _row("none", "oci", "minirt"),
+    _row("none", "oci", "runsc"),
+    _row("none", "oci", "youki"),
 )
 """The subjects that Seatrial knows by itself, in the order in which reports show them."""
 

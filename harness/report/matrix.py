@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from harness.model.area import Area
+from harness.model.area import Area, OciArea
 from harness.model.lifecycle import Operation
 from harness.model.record import Outcome, Run
 
@@ -41,8 +41,8 @@ COLUMNS: tuple[Column, ...] = (
     Column(Operation.REMOVE_IMAGE, "remove image"),
 )
 
-AREAS: tuple[Column, ...] = tuple(Column(area, area.name.lower()) for area in Area)
-"""Of the suite that checks the CRI call by call; shown where a run has it."""
+AREAS: tuple[Column, ...] = tuple(Column(area, area.name.lower()) for area in (*Area, *OciArea))
+"""Of the suites that check an interface piece by piece (the CRI, OCI runtimes); shown where a run has them."""
 
 TITLES: Mapping[str, str] = {column.operation: column.title for column in (*COLUMNS, *AREAS, OTHER)}
 

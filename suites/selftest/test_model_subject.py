@@ -25,6 +25,8 @@ def test_built_in_names() -> None:
         "oci:runc",
         "oci:crun",
         "oci:minirt",
+        "oci:runsc",
+        "oci:youki",
     ]
 
 
