@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable, Mapping, Sequence
@@ -138,6 +139,21 @@ class OciTrial:
         # gVisor's command ends with an error after each help; that of a verb it knows starts with the verb.
         if done.status and not (done.stdout + done.stderr).lstrip().startswith(f"{verb} ".encode()):
             raise NotExpressible(self.trial.subject.name, f"has no verb {verb}")
+
+    @property
+    def spec(self) -> tuple[int, ...]:
+        """The newest version of the specification that the runtime says it knows."""
+        said = self.feature("ociVersionMax")
+        if not said:
+            lines = self._honest.call(Command("", ("--version",))).text.splitlines()
+            said = next((line.partition(":")[2].strip() for line in lines if line.startswith("spec:")), "1.0.0")
+        return tuple(int(part) for part in re.findall(r"\d+", str(said))[:3])
+
+    def needs_spec(self, version: str) -> None:
+        """Go on only where the runtime says that it knows a version of the specification. Raises `NotExpressible`."""
+        if self.spec < tuple(map(int, version.split("."))):
+            known = ".".join(map(str, self.spec))
+            raise NotExpressible(self.trial.subject.name, f"knows the specification as of {known}, not of {version}")
 
     def needs(self, held: object, lack: str) -> None:
         """Go on only where this machine has what a test needs. Raises `NotExpressible`."""

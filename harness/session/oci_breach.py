@@ -177,11 +177,27 @@ def also(verb: str, *first: Command) -> OciBreach:
     def answer(command: Command, call: Call) -> Completed:
         if command.verb == verb:
             for further in first:
-                words = tuple(command.words[-1] if word == "ID" else word for word in further.words)
-                call(replace(further, words=words))
+                call(_about(further, command))
         return call(command)
 
     return OciBreach(begin=lambda: answer)
+
+
+def follows(verb: str, *then: Command) -> OciBreach:
+    """The runtime does other things after a verb that succeeded; ``ID`` as in `also`."""
+
+    def answer(command: Command, call: Call) -> Completed:
+        done = call(command)
+        if command.verb == verb and done.status == 0:
+            for further in then:
+                call(_about(further, command))
+        return done
+
+    return OciBreach(begin=lambda: answer)
+
+
+def _about(further: Command, command: Command) -> Command:
+    return replace(further, words=tuple(command.words[-1] if word == "ID" else word for word in further.words))
 
 
 def _nothing(command: Command) -> Completed:
