@@ -74,6 +74,15 @@ class Bundle:
         named = {"stdin": subprocess.DEVNULL, "capture_output": True} | named
         return subprocess.run(argv, text=True, timeout=60, cwd=self.folder, **named)
 
+    def runtime(self, name: str, *words: str, **named: Any) -> subprocess.CompletedProcess[str]:
+        """The same command line of minirt or of another OCI runtime, below a states folder of its own."""
+        if name == "minirt":
+            return self.minirt(*words, **named)
+        self.write()
+        argv = [name, "--root", str(self.folder / f"states-{name}"), *words]
+        named = {"stdin": subprocess.DEVNULL, "capture_output": True} | named
+        return subprocess.run(argv, text=True, timeout=60, cwd=self.folder, **named)
+
     def ok(self, *words: str, **named: Any) -> str:
         """The output of a command line that has to succeed."""
         done = self.minirt(*words, **named)

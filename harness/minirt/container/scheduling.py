@@ -11,7 +11,7 @@ import os
 from harness.linux.scheduling import set_io_priority, set_memory_policy, set_scheduler
 from harness.minirt.container.operations import Operation, Stage
 from harness.minirt.container.record import Record
-from harness.minirt.errors import step_error
+from harness.minirt.errors import StepError, step_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -193,6 +193,11 @@ def apply_scheduling(pid: int, process: Process) -> None:
         if process.io_priority is not None:
             set_io_priority(pid, process.io_priority)
     except OSError as error:
+        if isinstance(error, PermissionError) and process.scheduler is not None and process.scheduler.priority:
+            reason = (
+                "operation not permitted (its cgroup may lack linux.resources.cpu.realtimeRuntime, or its parent's)"
+            )
+            raise StepError(step, error.errno or 0, reason) from None
         raise step_error(step, error) from None
 
 

@@ -296,7 +296,12 @@ class Server:
             stderr=stderr,
             console=console[0] if console else -1,
             seccomp_filter=container.seccomp,
+            state=lambda: self._state_of(container.id),
         )
+
+    def _state_of(self, id: str) -> str:
+        """The text of a container's state, for its seccomp agent."""
+        return document.render(states.state_document(states.load(f"{self._state}/containers", id), states.RUNNING))
 
     def _attach(self, peer: Peer, message: dict[str, Any], fds: list[int]) -> None:
         """Copy the streams named in ``outputs`` to descriptors; answers when the container has ended.
