@@ -86,6 +86,7 @@ _SUBFOLDER = "X-mount.subdir="
 _REMARKS = ("x-", "X-mount.mkdir", "comment=")
 _REMARKED = frozenset(("_netdev", "auto", "noauto"))
 """words of fstab that mount(8) keeps to itself, and what others begin with"""
+_ATIME = sys.MS_NOATIME | sys.MS_RELATIME | sys.MS_STRICTATIME
 _ATIME_WORDS = frozenset(("atime", "noatime", "relatime", "norelatime", "strictatime", "nostrictatime"))
 
 
@@ -160,6 +161,8 @@ def _parse(words: tuple[str, ...]) -> MountOptions:
     for word in words:
         if word in FLAGS:
             clears, bits = FLAGS[word]
+            if bits & _ATIME and not clears:
+                flags &= ~_ATIME  # of several the kernel would take the one that it likes
             flags = flags & ~bits if clears else flags | bits
             if word in ATTRIBUTES:
                 own = _with(own, word)
