@@ -94,6 +94,12 @@ OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 MOVE_MOUNT_F_EMPTY_PATH = 0x04
 MOVE_MOUNT_T_EMPTY_PATH = 0x40
 
+FSOPEN_CLOEXEC = 1
+FSMOUNT_CLOEXEC = 1
+FSCONFIG_SET_FLAG = 0
+FSCONFIG_SET_STRING = 1
+FSCONFIG_CMD_CREATE = 6
+
 MOUNT_ATTR_RDONLY = 0x01
 MOUNT_ATTR_NOSUID = 0x02
 MOUNT_ATTR_NODEV = 0x04
@@ -114,17 +120,24 @@ IN_MODIFY = 2
 
 _BPF_CGROUP_DEVICE = 6
 
-_NR_SECCOMP, _NR_PIVOT_ROOT, _NR_KEYCTL, _NR_BPF = {
-    "x86_64": (317, 155, 250, 321),
-    "aarch64": (277, 41, 219, 280),
-    "riscv64": (277, 41, 219, 280),
-    "ppc64le": (358, 203, 271, 361),
-    "s390x": (348, 217, 280, 351),
-}.get(os.uname().machine, (277, 41, 219, 280))
 _NS_GET_NSTYPE = 0xB703
+PROC_SUPER_MAGIC = 0x9FA0
+SYSFS_MAGIC = 0x62656572
+DEVPTS_SUPER_MAGIC = 0x1CD1
+
+_NR_SECCOMP, _NR_PIVOT_ROOT, _NR_KEYCTL, _NR_BPF, _NR_GETCWD = {
+    "x86_64": (317, 155, 250, 321, 79),
+    "aarch64": (277, 41, 219, 280, 17),
+    "riscv64": (277, 41, 219, 280, 17),
+    "ppc64le": (358, 203, 271, 361, 182),
+    "s390x": (348, 217, 280, 351, 183),
+}.get(os.uname().machine, (277, 41, 219, 280, 17))
 _NR_PIDFD_SEND_SIGNAL = 424
 _NR_OPEN_TREE = 428
 _NR_MOVE_MOUNT = 429
+_NR_FSOPEN = 430
+_NR_FSCONFIG = 431
+_NR_FSMOUNT = 432
 _NR_PIDFD_OPEN = 434
 _NR_CLONE3 = 435
 _NR_CLOSE_RANGE = 436
@@ -325,6 +338,31 @@ def move_mount(from_fd: int, from_path: str | bytes, to_fd: int, to_path: str | 
     """move_mount(2)."""
     where = (_long(from_fd), _text(from_path), _long(to_fd), _text(to_path))
     _call(_NR_MOVE_MOUNT, *where, ctypes.c_uint(flags), path=to_path)
+
+
+def fsopen(fstype: str) -> int:
+    """fsopen(2): a descriptor of a filesystem that is yet to be made."""
+    return _call(_NR_FSOPEN, _text(fstype), ctypes.c_uint(FSOPEN_CLOEXEC), path=fstype)
+
+
+def fsconfig(fd: int, command: int, key: str | None = None, value: str | None = None) -> None:
+    """fsconfig(2): set one option (``FSCONFIG_SET_*``), or make the filesystem (`FSCONFIG_CMD_CREATE`)."""
+    _call(_NR_FSCONFIG, _long(fd), ctypes.c_uint(command), _text(key), _text(value), _long(0), path=key)
+
+
+def fsmount(fd: int, attributes: int = 0) -> int:
+    """fsmount(2): a detached mount of what `fsconfig` has made, with attributes of ``MOUNT_ATTR_*``."""
+    return _call(_NR_FSMOUNT, _long(fd), ctypes.c_uint(FSMOUNT_CLOEXEC), ctypes.c_uint(attributes))
+
+
+def getcwd() -> str:
+    """The working directory as the kernel tells it; it begins with ``(unreachable)`` where it is outside of the root.
+
+    The C library's function may find its own way up to something that looks like the root, and hide just that.
+    """
+    text = ctypes.create_string_buffer(4096)
+    _call(_NR_GETCWD, text, ctypes.c_size_t(len(text)))
+    return os.fsdecode(text.value)
 
 
 class _MountAttr(ctypes.Structure):

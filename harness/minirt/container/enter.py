@@ -7,6 +7,7 @@ import os
 from harness.linux import syscalls
 from harness.linux.namespaces import FLAGS, identity
 from harness.minirt.container import operations, seccomp
+from harness.minirt.container.boundary import seal_imports
 from harness.minirt.container.launch import Birth, Launched, give_birth
 from harness.minirt.container.operations import Operation, Stage
 from harness.minirt.container.plan import memory_step, privilege_step, process_steps, scheduling_is_wanted
@@ -37,7 +38,28 @@ class JoinProcess(Operation):
         return "enter the container's namespaces"
 
     def perform(self, stage: Stage) -> None:
+        if self.flags & syscalls.CLONE_NEWNS:
+            seal_imports()
         syscalls.setns(self.pidfd, self.flags)
+
+
+class JoinRoot(Operation):
+    """Make a process's root the own one, where its container shares the mounts of whoever made it."""
+
+    pid: int
+    pidfd: int
+
+    @property
+    def title(self) -> str:
+        return "enter the container's root"
+
+    def perform(self, stage: Stage) -> None:
+        root = os.open(f"/proc/{self.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        syscalls.pidfd_send_signal(self.pidfd, 0)  # it is still the process that it was
+        seal_imports()
+        os.fchdir(root)
+        os.chroot(".")
+        os.close(root)
 
 
 def enter(
@@ -75,7 +97,7 @@ def enter(
                 joins["pid"] = os.open(f"/proc/{target_pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise step_error("open the container's namespaces", error) from None
-        steps = [*_steps(pidfd, kinds, process, cgroup, keyring)]
+        steps = [*_steps(target_pid, pidfd, kinds, process, cgroup, keyring)]
         groups = beside["rdt"]["groups"] if beside and "rdt" in beside else ()
         if groups or scheduling_is_wanted(process):
             steps.append(operations.AskParent("scheduling"))
@@ -111,7 +133,9 @@ def enter(
         os.close(pidfd)
 
 
-def _steps(pidfd: int, kinds: list[str], process: Process, cgroup: Cgroup, keyring: str) -> Iterator[Operation]:
+def _steps(
+    target_pid: int, pidfd: int, kinds: list[str], process: Process, cgroup: Cgroup, keyring: str
+) -> Iterator[Operation]:
     if cgroup.version == 1 and cgroup.folders:
         yield operations.JoinCgroup(cgroup.join_files())
     if process.affinity is not None and process.affinity.final:
@@ -126,6 +150,8 @@ def _steps(pidfd: int, kinds: list[str], process: Process, cgroup: Cgroup, keyri
     flags = 0
     for kind in kinds:
         flags |= FLAGS[kind] if kind != "pid" else 0
+    if "mnt" not in kinds:
+        yield JoinRoot(target_pid, pidfd)
     if flags:
         yield JoinProcess(pidfd, flags)
     if "user" in kinds:

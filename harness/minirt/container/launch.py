@@ -76,7 +76,7 @@ def launch(
     try:
         for kind, path in plan.joins.items():
             try:
-                joins[kind] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                joins[kind] = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             except OSError as error:
                 raise step_error(f"open the {kind} namespace", error) from None
         gated = () if gate is None else (AwaitStart(),)
@@ -192,6 +192,7 @@ def _pass_foyer(birth: Birth, stage: Stage) -> None:
     step = "begin"
     try:
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+        _ = stage.proc  # while /proc is the machine's
         for operation in birth.foyer:
             step = operation.title
             operation.perform(stage)
@@ -209,7 +210,7 @@ def _be_child(birth: Birth, stage: Stage, stdio: tuple[int, int, int]) -> None:
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
         os.setsid()
         os.umask(0)
-        keep = {stage.channel.fd, console, stage.trampoline, *birth.joins.values(), *stage.trees.values()}
+        keep = {stage.channel.fd, stage.proc, console, stage.trampoline, *birth.joins.values(), *stage.trees.values()}
         if gate is not None:
             keep |= {gate.listener.fileno(), gate.folder}
         first_free = 3 + birth.preserved_fds
@@ -222,6 +223,8 @@ def _be_child(birth: Birth, stage: Stage, stdio: tuple[int, int, int]) -> None:
         for operation in birth.operations:
             step = operation.title
             operation.perform(stage)
+        # Close-on-exec is too late: the program's own path may go through one (/proc/self/fd/N).
+        _close_others(first_free, {stage.channel.fd})
         birth.program.execute(stage)
     except BaseException as error:
         stage.channel.report(step, error)

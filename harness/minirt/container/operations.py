@@ -11,7 +11,9 @@ import os
 
 from harness.linux import capabilities, syscalls
 from harness.linux.namespaces import FLAGS
-from harness.minirt.container.files import read_file, write_file
+from harness.minirt.container import procfs
+from harness.minirt.container.boundary import seal_imports
+from harness.minirt.container.files import write_file
 from harness.minirt.container.idmap import OF_THE_CONTAINER, Maps, open_mapping
 from harness.minirt.container.record import Record
 from harness.minirt.container.rootfs import magic, refusal_of
@@ -25,17 +27,21 @@ if TYPE_CHECKING:
 class Stage:
     """What the steps of one child share. `root`: descriptor of the root filesystem's mount, once there is one.
 
-    `trampoline`: descriptor of what the program is executed by (`trampoline`), -1: by nothing. `trees`: detached mounts that were prepared for it, by the key that their steps know.
+    `trees`: detached mounts that were prepared for it, by the key that their steps know. `mounts`: descriptors of mounts
+    to which later steps come back, by their place in the container. `trampoline`: descriptor of what executes the program
+    (`harness.minirt.container.trampoline`), -1: nothing does.
     """
 
     __slots__ = (
         "_mappings",
+        "_proc",
         "_top",
         "channel",
         "console",
         "env",
         "gate",
         "joins",
+        "mounts",
         "program",
         "root",
         "trampoline",
@@ -53,12 +59,14 @@ class Stage:
         self.root = -1
         self._top = ""
         self.trees: dict[str, int] = {}
+        self.mounts: dict[str, int] = {}
+        self._proc = -1
         self._mappings: dict[Maps, int] = {}
         self.program = ""
         self.env: list[str] = []
 
-    def check_place(self, target: int, type: str, bind: bool) -> None:
-        """Refuse to cover the root itself, or what is inside /proc, also where a link leads there."""
+    def check_place(self, target: int, type: str, bind: bool) -> str:
+        """Refuse to cover the root itself, or what is inside /proc, also where a link leads there; the true place."""
         if not self._top:
             self._top = os.readlink(magic(self.root)).rstrip("/")
         path = os.readlink(magic(target))
@@ -66,6 +74,14 @@ class Stage:
         refusal = refusal_of(place, type, bind)
         if refusal:
             raise OSError(errno.EINVAL, f"{place} {refusal}")
+        return place
+
+    @property
+    def proc(self) -> int:
+        """A descriptor of the machine's procfs (see `procfs`); opened by whoever asks first."""
+        if self._proc < 0:
+            self._proc = procfs.open_procfs()
+        return self._proc
 
     def mapping(self, maps: Maps) -> int:
         """A descriptor of what the kernel takes for that mapping of ids; made once."""
@@ -125,6 +141,8 @@ class JoinNamespaces(Operation):
 
     def perform(self, stage: Stage) -> None:
         # One that belongs to the user namespace can only be entered from inside it, one of the machine's only before.
+        if "mnt" in self.kinds:
+            seal_imports()
         later = []
         for kind in self.kinds:
             if kind == "user":
@@ -173,7 +191,7 @@ class TimeOffsets(Operation):
         return "set time offsets"
 
     def perform(self, stage: Stage) -> None:
-        write_file("/proc/self/timens_offsets", self.text)
+        procfs.write_file(stage.proc, "self/timens_offsets", self.text)
 
 
 class SetOomScore(Operation):
@@ -186,8 +204,8 @@ class SetOomScore(Operation):
         return f"set oom_score_adj to {self.score}"
 
     def perform(self, stage: Stage) -> None:
-        if read_file("/proc/self/oom_score_adj").strip() != str(self.score):
-            write_file("/proc/self/oom_score_adj", str(self.score))
+        if procfs.read_file(stage.proc, "self/oom_score_adj").strip() != str(self.score):
+            procfs.write_file(stage.proc, "self/oom_score_adj", str(self.score))
 
 
 class SetSysctl(Operation):
@@ -202,7 +220,7 @@ class SetSysctl(Operation):
         return f"set sysctl {self.name}"
 
     def perform(self, stage: Stage) -> None:
-        write_file(f"/proc/sys/{self.name}", self.value)
+        procfs.write_file(stage.proc, f"sys/{self.name}", self.value)
 
 
 class SetNames(Operation):
@@ -340,10 +358,11 @@ class SetLabels(Operation):
 
     def perform(self, stage: Stage) -> None:
         if self.apparmor:
-            own = "/proc/self/attr/apparmor/exec"  # before Linux 5.8 it shares the file with other modules
-            write_file(own if os.path.exists(own) else "/proc/self/attr/exec", f"exec {self.apparmor}")
+            own = "self/attr/apparmor/exec"  # before Linux 5.8 it shares the file with other modules
+            path = own if procfs.exists(stage.proc, own) else "self/attr/exec"
+            procfs.write_file(stage.proc, path, f"exec {self.apparmor}")
         if self.selinux:
-            write_file("/proc/self/attr/exec", self.selinux)
+            procfs.write_file(stage.proc, "self/attr/exec", self.selinux)
 
 
 class ChangeFolder(Operation):
@@ -357,8 +376,8 @@ class ChangeFolder(Operation):
 
     def perform(self, stage: Stage) -> None:
         os.chdir(self.cwd)
-        # A path through a leaked descriptor (/proc/self/fd/N) leads out of the root: getcwd then has no name for it.
-        if not os.getcwd().startswith("/"):
+        # A path through a descriptor (/proc/self/fd/N) may lead out of the root: the kernel then has no name for it.
+        if not syscalls.getcwd().startswith("/"):
             raise OSError(2, "the working directory is outside of the container's root", self.cwd)
 
 
