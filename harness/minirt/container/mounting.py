@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 
 from harness.linux import syscalls as sys
-from harness.minirt.container import rootfs
-from harness.minirt.container.files import read_file
+from harness.minirt.container import procfs, rootfs
+from harness.minirt.container.boundary import seal_imports
+from harness.minirt.container.filesystem import DETACHABLE, make_filesystem
 from harness.minirt.container.idmap import Maps, map_ids
 from harness.minirt.container.operations import Operation, Stage
 from harness.minirt.container.options import Attributes, MountOptions
 from harness.minirt.container.stacking import mount_overlay
 
 _ATTACH = sys.MOVE_MOUNT_F_EMPTY_PATH | sys.MOVE_MOUNT_T_EMPTY_PATH
-_PROC_MAGIC = 0x9FA0
 _UNLABELLED = ("proc", "sysfs", "mqueue")
+ANCHORS = ("/proc", "/sys")
+"""where paths are hidden and made read-only: whoever can move these folders shall not get away with it"""
 _MOUNT_ONLY = sys.MS_BIND | sys.MS_REC | sys.MS_REMOUNT
 
 
@@ -62,6 +63,19 @@ def open_bind(stage: Stage, source: str, options: MountOptions, maps: Maps | Non
     return tree
 
 
+def attach(stage: Stage, tree: int, target: int, destination: str, options: MountOptions, keep: bool = False) -> None:
+    """Put a detached mount where it belongs, and close its descriptor, unless a later step needs it (`Stage.mounts`)."""
+    sys.move_mount(tree, "", target, "", _ATTACH)
+    set_propagation(tree, options.propagation)
+    place = rootfs.plain(destination)
+    if not keep and place not in ANCHORS:
+        os.close(tree)
+        return
+    if place in stage.mounts:
+        os.close(stage.mounts[place])
+    stage.mounts[place] = tree
+
+
 class SetPropagation(Operation):
     """Cut the new mount namespace off from the machine's, as far as ``rootfsPropagation`` wants it."""
 
@@ -89,7 +103,7 @@ class EnterRoot(Operation):
     def perform(self, stage: Stage) -> None:
         if self.shared:
             # pivot_root refuses a shared parent, and the machine shall not see our root a second time.
-            sys.mount(None, _mount_point_of(self.path), None, sys.MS_PRIVATE)
+            sys.mount(None, _mount_point_of(stage, self.path), None, sys.MS_PRIVATE)
         target = os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         tree = clone_tree(target, recursive=True)
         sys.move_mount(tree, "", target, "", _ATTACH)
@@ -111,20 +125,24 @@ class EnterOverlay(Operation):
 
     def perform(self, stage: Stage) -> None:
         if self.shared:
-            sys.mount(None, _mount_point_of(self.path), None, sys.MS_PRIVATE)
+            sys.mount(None, _mount_point_of(stage, self.path), None, sys.MS_PRIVATE)
         # A container's root is never used again after its end: nothing in it has to reach the disk when it is unmounted.
         mount_overlay("overlay", self.path, 0, f"{self.options},volatile")
         stage.root = os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
-def _mount_point_of(path: str) -> str:
+def _mount_point_of(stage: Stage, path: str) -> str:
     best = "/"
     path = os.path.realpath(path)
-    for line in read_file("/proc/self/mountinfo").splitlines():
-        target = line.split(" ", 5)[4].replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
+    for line in procfs.read_file(stage.proc, "self/mountinfo").splitlines():
+        target = _unquote(line.split(" ", 5)[4])
         if len(target) >= len(best) and (path == target or path.startswith(target.rstrip("/") + "/")):
             best = target
     return best
+
+
+def _unquote(path: str) -> str:
+    return path.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
 
 
 class Bind(Operation):
@@ -143,21 +161,18 @@ class Bind(Operation):
     def perform(self, stage: Stage) -> None:
         tree = stage.trees[self.prepared] if self.prepared else open_bind(stage, self.source, self.options)
         target = rootfs.make_target(stage.root, self.destination, os.fstat(tree).st_mode)
-        stage.check_place(target, "bind", bind=True)
-        if self.destination.startswith("/proc") and self.destination.strip("/") == "proc":
+        if stage.check_place(target, "bind", bind=True) == "/proc":
             _check_procfs(tree, self.destination)
         if self.options.copy_up:
             from harness.minirt.container.copying import fill
 
             fill(rootfs.magic(tree), target)
-        sys.move_mount(tree, "", target, "", _ATTACH)
-        set_propagation(tree, self.options.propagation)
+        attach(stage, tree, target, self.destination, self.options)
         os.close(target)
-        os.close(tree)
 
 
 def _check_procfs(tree: int, path: str) -> None:
-    if sys.filesystem_type(tree) != _PROC_MAGIC:
+    if sys.filesystem_type(tree) != sys.PROC_SUPER_MAGIC:
         raise OSError(errno.EINVAL, "cannot be mounted because it is not of type proc", path)
 
 
@@ -176,51 +191,69 @@ class MountFilesystem(Operation):
         return f"mount {self.type} on {self.destination}"
 
     def perform(self, stage: Stage) -> None:
-        options = self.options
         target = rootfs.make_folder(stage.root, self.destination)
         try:
             if self.type in ("proc", "sysfs"):
                 # Behind a symbolic link they could end up where what has to be masked in them is not masked.
-                plain = sys.openat2(stage.root, self.destination.lstrip("/"), os.O_PATH, sys.RESOLVE_NO_SYMLINKS)
-                os.close(plain)
+                plain = self.destination.lstrip("/") or "."
+                found = sys.openat2(stage.root, plain, os.O_PATH | os.O_DIRECTORY, sys.RESOLVE_NO_SYMLINKS)
+                os.close(target)
+                target = found
             stage.check_place(target, self.type, bind=False)
-            flags = options.flags & ~_MOUNT_ONLY
-            data = options.data
-            if fills_later(self.type, self.destination):
-                flags &= ~sys.MS_RDONLY
+            data = self.options.data
             if self.type == "tmpfs" and "mode=" not in data:
                 data = f"{data},mode={os.fstat(target).st_mode & 0o7777:o}".lstrip(",")
             if self.label and self.type not in _UNLABELLED:
                 data = f'{data},context="{self.label}"'.lstrip(",")
-            hidden = os.open(".", os.O_RDONLY | os.O_CLOEXEC, dir_fd=target) if options.copy_up else -1
-            if self.type == "overlay":
-                mount_overlay(self.source or self.type, rootfs.magic(target), flags, data)
+            if self.type in DETACHABLE and not self.options.subfolder:
+                self._attach(stage, target, data)
             else:
-                sys.mount(self.source or self.type, rootfs.magic(target), self.type, flags, data or None)
-            if options.propagation or hidden >= 0 or options.recursive or (self.label and self.type == "mqueue"):
-                fresh = rootfs.find(stage.root, self.destination)
-                if hidden >= 0:
-                    from harness.minirt.container.copying import copy_tree
-
-                    copy_tree(hidden, os.open(rootfs.magic(fresh), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-                if self.label and self.type == "mqueue":  # knows no such option
-                    os.setxattr(rootfs.magic(fresh), "security.selinux", self.label.encode())
-                set_attributes(fresh, options.recursive, recursive=True)
-                set_propagation(fresh, options.propagation)
-                os.close(fresh)
-            if options.subfolder:
-                whole = rootfs.find(stage.root, self.destination)
-                part = rootfs.find(whole, options.subfolder, os.O_PATH | os.O_DIRECTORY)
-                tree = clone_tree(part)
-                sys.move_mount(tree, "", whole, "", _ATTACH)
-                for fd in (tree, part, whole):
-                    os.close(fd)
+                self._mount(stage, target, data)
         except OSError as error:
             if error.errno == errno.ELOOP:
                 raise OSError(errno.ELOOP, "has to be mounted on an ordinary folder", self.destination) from None
             raise
         finally:
             os.close(target)
+
+    def _attach(self, stage: Stage, target: int, data: str) -> None:
+        options = self.options
+        flags, attributes = options.flags, options.attributes.set
+        late = options.read_only and fills_later(self.type, self.destination)
+        if late:
+            flags, attributes = flags & ~sys.MS_RDONLY, attributes & ~sys.MOUNT_ATTR_RDONLY
+        tree = make_filesystem(self.type, self.source, flags, attributes, data)
+        if options.copy_up:
+            from harness.minirt.container.copying import copy_tree
+
+            folder = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+            copy_tree(os.open(".", folder, dir_fd=target), os.open(".", folder, dir_fd=tree))
+        if self.label and self.type == "mqueue":  # knows no such option
+            os.setxattr(rootfs.magic(tree), "security.selinux", self.label.encode())
+        set_attributes(tree, options.recursive, recursive=True)
+        attach(stage, tree, target, self.destination, options, keep=late)
+
+    def _mount(self, stage: Stage, target: int, data: str) -> None:
+        options = self.options
+        flags = options.flags & ~_MOUNT_ONLY
+        if fills_later(self.type, self.destination):
+            flags &= ~sys.MS_RDONLY
+        if self.type == "overlay":
+            mount_overlay(self.source or self.type, rootfs.magic(target), flags, data)
+        else:
+            sys.mount(self.source or self.type, rootfs.magic(target), self.type, flags, data or None)
+        if options.propagation or options.recursive:
+            fresh = rootfs.find(stage.root, self.destination)
+            set_attributes(fresh, options.recursive, recursive=True)
+            set_propagation(fresh, options.propagation)
+            os.close(fresh)
+        if options.subfolder:
+            whole = rootfs.find(stage.root, self.destination)
+            part = rootfs.find(whole, options.subfolder, os.O_PATH | os.O_DIRECTORY)
+            tree = clone_tree(part)
+            sys.move_mount(tree, "", whole, "", _ATTACH)
+            for fd in (tree, part, whole):
+                os.close(fd)
 
 
 def fills_later(type: str, destination: str) -> bool:
@@ -254,9 +287,10 @@ class MountCgroups(Operation):
                 self._bind(self.unified, target)
             os.close(target)
             return
-        sys.mount("tmpfs", rootfs.magic(target), "tmpfs", flags & ~sys.MS_RDONLY, "mode=755")
+        attributes = self.options.attributes.set & ~sys.MOUNT_ATTR_RDONLY
+        top = make_filesystem("tmpfs", "tmpfs", flags & ~sys.MS_RDONLY, attributes, "mode=755")
+        sys.move_mount(top, "", target, "", _ATTACH)
         os.close(target)
-        top = rootfs.find(stage.root, self.destination, os.O_PATH | os.O_DIRECTORY)
         for name, data, folder in self.hierarchies:
             os.mkdir(name, 0o755, dir_fd=top)
             place = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=top)
@@ -289,7 +323,8 @@ class Remount(Operation):
         return f"remount {self.path}"
 
     def perform(self, stage: Stage) -> None:
-        fd = rootfs.find(stage.root, self.path)
+        kept = stage.mounts.get(rootfs.plain(self.path))
+        fd = rootfs.find(stage.root, self.path) if kept is None else os.dup(kept)
         set_attributes(fd, self.attributes)
         os.close(fd)
 
@@ -327,63 +362,6 @@ class MakeFolder(Operation):
         os.close(rootfs.make_folder(stage.root, self.path))
 
 
-class MaskPaths(Operation):
-    """Hide paths: a folder below an empty read-only tmpfs, a file below /dev/null. What is not there needs no hiding."""
-
-    paths: tuple[str, ...]
-    label: str = ""
-
-    @property
-    def title(self) -> str:
-        return "mask paths"
-
-    def perform(self, stage: Stage) -> None:
-        null = -1
-        for path in self.paths:
-            try:
-                fd = rootfs.find(stage.root, path)
-            except OSError as error:
-                if error.errno in (errno.ENOENT, errno.ENOTDIR):
-                    continue
-                raise
-            if stat.S_ISDIR(os.fstat(fd).st_mode):
-                data = "nr_blocks=1,nr_inodes=1" + (f',context="{self.label}"' if self.label else "")
-                sys.mount("tmpfs", rootfs.magic(fd), "tmpfs", sys.MS_RDONLY, data)
-            else:
-                if null < 0:
-                    null = os.open("/dev/null", os.O_PATH | os.O_CLOEXEC)
-                    if os.fstat(null).st_rdev != os.makedev(1, 3):
-                        raise OSError(errno.ENODEV, "is not the null device", "/dev/null")
-                tree = clone_tree(null)
-                sys.move_mount(tree, "", fd, "", _ATTACH)
-                os.close(tree)
-            os.close(fd)
-
-
-class ReadonlyPaths(Operation):
-    """Make paths read-only; what is not there is left alone."""
-
-    paths: tuple[str, ...]
-
-    @property
-    def title(self) -> str:
-        return "make paths read-only"
-
-    def perform(self, stage: Stage) -> None:
-        for path in self.paths:
-            try:
-                fd = rootfs.find(stage.root, path)
-            except OSError as error:
-                if error.errno in (errno.ENOENT, errno.ENOTDIR):
-                    continue
-                raise
-            tree = clone_tree(fd, recursive=True)
-            set_attributes(tree, Attributes(sys.MOUNT_ATTR_RDONLY))
-            sys.move_mount(tree, "", fd, "", _ATTACH)
-            os.close(tree)
-            os.close(fd)
-
-
 class ReadonlyRoot(Operation):
     """Make the root mount itself read-only."""
 
@@ -406,6 +384,9 @@ class ChangeRoot(Operation):
         return "change the root"
 
     def perform(self, stage: Stage) -> None:
+        seal_imports()
+        for fd in stage.mounts.values():
+            os.close(fd)
         if self.pivot:
             old = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             os.fchdir(stage.root)
@@ -417,11 +398,32 @@ class ChangeRoot(Operation):
             os.close(old)
         else:
             os.fchdir(stage.root)
+            _hide_machine(stage)
             sys.mount(".", "/", None, sys.MS_MOVE)
             os.chroot(".")
         os.chdir("/")
         if self.propagation:
             sys.mount(None, "/", None, self.propagation)
+
+
+def _hide_machine(stage: Stage) -> None:
+    """Take the machine's procfs and sysfs out of a mount namespace whose root only moves: below it they stay within reach,
+    and where there is a whole one the kernel would let a container mount another, with nothing hidden in it.
+    """
+    root = os.readlink(rootfs.magic(stage.root)).rstrip("/")
+    for line in procfs.read_file(stage.proc, "self/mountinfo").splitlines():
+        words = line.split(" ")
+        place = _unquote(words[4])
+        if words[3] != "/" or words[words.index("-") + 1] not in ("proc", "sysfs") or place.startswith(f"{root}/"):
+            continue
+        try:
+            sys.mount(None, place, None, sys.MS_SLAVE | sys.MS_REC)
+            sys.umount2(place, sys.MNT_DETACH)
+        except OSError as error:
+            if error.errno in (errno.EINVAL, errno.EPERM):
+                sys.mount("tmpfs", place, "tmpfs", sys.MS_RDONLY)
+            elif error.errno != errno.ENOENT:  # gone with the mount that it was in
+                raise
 
 
 class OpenRoot(Operation):
@@ -447,6 +449,7 @@ class Chroot(Operation):
         return f"chroot to {self.path}"
 
     def perform(self, stage: Stage) -> None:
+        seal_imports()
         os.fchdir(stage.root)
         os.chroot(".")
         os.chdir("/")

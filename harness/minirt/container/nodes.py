@@ -38,7 +38,11 @@ class MakeDevice(Operation):
         parent, name = rootfs.make_parent(stage.root, self.path)
         try:
             os.mknod(name, self.mode, os.makedev(self.major, self.minor), dir_fd=parent)
-            os.chown(name, self.uid, self.gid, dir_fd=parent, follow_symlinks=False)
+            node = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+            if not self._is_it(os.fstat(node)):
+                raise OSError(errno.ENODEV, "is not the device that has just been made", self.path)
+            os.chown(rootfs.magic(node), self.uid, self.gid)
+            os.close(node)
         except FileExistsError:
             if not self._is_it(os.stat(name, dir_fd=parent, follow_symlinks=False)):
                 raise OSError(errno.EEXIST, "another file is there already", self.path) from None

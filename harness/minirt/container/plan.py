@@ -11,7 +11,7 @@ import os
 from harness.linux import syscalls as sys
 from harness.linux.namespaces import FLAGS
 from harness.minirt.container import cgroup as cgroups
-from harness.minirt.container import document, mounting, nodes, operations, preparing, program, seccomp
+from harness.minirt.container import document, hiding, mounting, nodes, operations, preparing, program, seccomp
 from harness.minirt.container.cgroup import Cgroup, Layout
 from harness.minirt.container.hooks import Hook
 from harness.minirt.container.idmap import OF_THE_CONTAINER, Maps
@@ -401,9 +401,9 @@ def _root_steps(
         yield program.RunHooks("createContainer", create_hooks, creating)
     yield from after
     if spec.readonly_paths:
-        yield mounting.ReadonlyPaths(spec.readonly_paths)
+        yield hiding.ReadonlyPaths(spec.readonly_paths)
     if spec.masked_paths:
-        yield mounting.MaskPaths(spec.masked_paths, spec.mount_label)
+        yield hiding.MaskPaths(spec.masked_paths, spec.mount_label)
     if spec.root_readonly:
         yield mounting.ReadonlyRoot()
     yield mounting.ChangeRoot(pivot, propagation)

@@ -50,6 +50,11 @@ def magic(fd: int) -> str:
     return f"/proc/self/fd/{fd}"
 
 
+def plain(path: str) -> str:
+    """An absolute path without what does not count in it (``//`` and ``.``)."""
+    return "/" + "/".join([word for word in path.split("/") if word not in ("", ".")])
+
+
 def find(root: int, path: str, flags: int = os.O_PATH) -> int:
     """Open `path` with `root` as ``/``. The caller closes the result."""
     return syscalls.openat2(root, path.lstrip("/") or ".", flags, _RESOLVE)
