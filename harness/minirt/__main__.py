@@ -26,6 +26,8 @@ def main() -> int:
         return serve_alone(arguments[1], int(arguments[2]))
     from harness.minirt.oci.command import main as oci
 
+    if sys.stdout is None or sys.stderr is None:  # whoever called us has closed them
+        sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
     status = oci(arguments)
     sys.stdout.flush()
     sys.stderr.flush()

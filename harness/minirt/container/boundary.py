@@ -18,9 +18,10 @@ def guard_descriptors(preserved: int) -> None:
     for fd in range(3 + preserved):
         try:
             os.fstat(fd)
-        except OSError:
+        except OSError as error:
             if fd > 2:
-                raise UsageError(f"--preserve-fds {preserved}: descriptor {fd} is not open") from None
+                reason = os.strerror(error.errno or 0).lower()
+                raise UsageError(f"unable to stat preserved-fd {fd - 3} (of {preserved}): {reason}") from None
             os.open("/dev/null", os.O_RDWR)
     syscalls.close_range(3 + preserved, flags=syscalls.CLOSE_RANGE_CLOEXEC)
 

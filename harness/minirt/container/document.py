@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from _json import encode_basestring_ascii, make_scanner  # type: ignore[attr-defined,import-not-found,unused-ignore]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+
+LONGEST = 16 << 20
+"""bytes of a document that is read from a file: nothing that is meant to be one is longer"""
+_LONGEST_READ = 1 << 18
 
 
 class _Options:
@@ -70,6 +76,17 @@ def render(value: Any, indent: str = "", _margin: str = "\n") -> str:
 
 
 def read_file(path: str) -> Any:
-    """The value in a JSON file. Raises `OSError`, and `ValueError` for what is not JSON in UTF-8."""
-    with open(path, "rb", buffering=0) as file:
-        return parse(file.read().decode())
+    """The value in a JSON file. Raises `OSError`, and `ValueError` for what is not JSON in UTF-8, or too long for us.
+
+    May be a pipe, whose end is then awaited; one to which nobody writes is empty.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    os.set_blocking(fd, True)
+    parts, size = [], 0
+    with open(fd, "rb", buffering=0) as file:
+        while part := file.read(_LONGEST_READ):
+            parts.append(part)
+            size += len(part)
+            if size > LONGEST:
+                raise ValueError(f"is longer than {LONGEST >> 20} MiB")
+    return parse(b"".join(parts).decode())

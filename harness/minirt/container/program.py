@@ -12,6 +12,7 @@ from harness.minirt.container.operations import Operation, Stage
 from harness.minirt.container.record import Record
 from harness.minirt.errors import CommandError
 
+_LONGEST_PASSWD = 1 << 20
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -56,6 +57,17 @@ def home_of(passwd: str, uid: int) -> str:
     return "/"
 
 
+def _read_passwd() -> str:
+    """The beginning of the container's /etc/passwd; nothing where it is not an ordinary file that can be read."""
+    try:
+        fd = os.open("/etc/passwd", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError:
+        return ""
+    text = os.read(fd, _LONGEST_PASSWD) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
+    os.close(fd)
+    return text.decode(errors="replace")
+
+
 class FindProgram(Operation):
     """Find the program in the container, and complete the environment by HOME."""
 
@@ -72,14 +84,7 @@ class FindProgram(Operation):
         values = {entry.partition("=")[0]: entry for entry in self.env if entry}
         path = values.get("PATH", f"PATH={_DEFAULT_PATH}")[5:]
         if values.get("HOME", "HOME=") == "HOME=":
-            try:
-                fd = os.open("/etc/passwd", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-            except OSError:
-                home = "/"
-            else:
-                home = home_of(os.read(fd, 1 << 20).decode(errors="replace"), self.uid)
-                os.close(fd)
-            values["HOME"] = f"HOME={home}"
+            values["HOME"] = f"HOME={home_of(_read_passwd(), self.uid)}"
         stage.env = list(values.values())
         stage.program = find_program(self.command, path)
 

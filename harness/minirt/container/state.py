@@ -114,7 +114,10 @@ def _hook_document(hook: Hook) -> dict[str, Any]:
 
 def load(root: str, id: str) -> Container:
     """Raises `ContainerMissing` and `StateCorrupt`."""
-    path = f"{folder_of(root, id)}/{_FILE}"
+    folder = folder_of(root, id)
+    path = f"{folder}/{_FILE}"
+    if os.path.islink(folder):
+        raise StateCorrupt(f"{folder} is a symbolic link, and no container's folder")
     try:
         content = document.read_file(path)
     except OSError as error:
@@ -156,7 +159,13 @@ def list_ids(root: str) -> list[str]:
         names = sorted(os.listdir(root))
     except FileNotFoundError:
         return []
-    return [name for name in names if os.path.exists(f"{root}/{name}/{_FILE}") and set(name) <= _ID_LETTERS]
+    return [
+        name
+        for name in names
+        if set(name) <= _ID_LETTERS
+        and os.path.exists(f"{root}/{name}/{_FILE}")
+        and not os.path.islink(f"{root}/{name}")
+    ]
 
 
 def start_ticks(pid: int) -> int:
@@ -218,15 +227,18 @@ def forget(root: str, id: str) -> None:
     """Remove the state folder."""
     folder = folder_of(root, id)
     try:
-        names = os.listdir(folder)
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         return
-    # The state itself goes last but one: as long as there is something, it can be found and deleted again.
-    for name in sorted(names, key=lambda name: name == _FILE):
-        try:
-            os.unlink(f"{folder}/{name}")
-        except FileNotFoundError:
-            continue
+    try:
+        # The state itself goes last but one: as long as there is something, it can be found and deleted again.
+        for name in sorted(os.listdir(fd), key=lambda name: name == _FILE):
+            try:
+                os.unlink(name, dir_fd=fd)
+            except FileNotFoundError:
+                continue
+    finally:
+        os.close(fd)
     os.rmdir(folder)
 
 
@@ -235,9 +247,11 @@ class Lock:
 
     def __init__(self, root: str, id: str) -> None:
         try:
-            self._fd = os.open(folder_of(root, id), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._fd = os.open(folder_of(root, id), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
             raise ContainerMissing(id) from None
+        except NotADirectoryError:
+            raise StateCorrupt(f"{folder_of(root, id)} is not a folder of a container") from None
 
     def __enter__(self) -> Lock:
         fcntl.flock(self._fd, fcntl.LOCK_EX)

@@ -9,6 +9,7 @@ from sys import byteorder
 from harness.linux.syscalls import CLONE_NEWPID
 from harness.minirt.container import cgroup as cgroups
 from harness.minirt.container import document, state
+from harness.minirt.container.boundary import guard_descriptors
 from harness.minirt.container.gate import Gate
 from harness.minirt.container.launch import Launched, launch
 from harness.minirt.container.plan import make_plan
@@ -74,6 +75,8 @@ def read_plan(context: Context, words: Words, id: str) -> tuple[Plan, dict[str, 
     spec = parse_spec(content, bundle)
     if not os.path.isdir(spec.root):
         raise SpecError("root.path", f"{spec.root} is not a folder")
+    if os.path.realpath(spec.root) != os.path.normpath(spec.root):
+        raise SpecError("root.path", f"{spec.root} is a symbolic link, or lies behind one")
     plan = make_plan(
         spec,
         id=id,
@@ -81,7 +84,7 @@ def read_plan(context: Context, words: Words, id: str) -> tuple[Plan, dict[str, 
         layout=cgroups.read_layout(),
         pivot=not words.has("no-pivot"),
         new_keyring=not words.has("no-new-keyring"),
-        preserved_fds=preserved_fds(words),
+        preserved_fds=words.number("preserve-fds"),
         seccomp_cache=SECCOMP_CACHE,
     )
     return plan, content
@@ -89,6 +92,7 @@ def read_plan(context: Context, words: Words, id: str) -> tuple[Plan, dict[str, 
 
 def _create(context: Context, words: Words, *, foreground: bool) -> tuple[Container, Launched, Relay | None]:
     id = state.check_id(words.arguments[0])
+    guard_descriptors(words.number("preserve-fds"))
     plan, content = read_plan(context, words, id)
     trampoline = _protect(plan, content)
     for warning in plan.warnings:
@@ -197,18 +201,6 @@ def send_pidfd(end: socket, pidfd: int) -> None:
 
     end.sendmsg([b"pidfd"], [(SOL_SOCKET, SCM_RIGHTS, pidfd.to_bytes(4, byteorder))])
     end.close()
-
-
-def preserved_fds(words: Words) -> int:
-    """``--preserve-fds``; raises `UsageError` where not all of them are open."""
-    count = words.number("preserve-fds")
-    for fd in range(3, 3 + count):
-        try:
-            os.fstat(fd)
-        except OSError as error:
-            reason = os.strerror(error.errno or 0).lower()
-            raise UsageError(f"unable to stat preserved-fd {fd - 3} (of {count}): {reason}") from None
-    return count
 
 
 def _linux_part(content: dict[str, object], name: str) -> dict[str, object] | None:

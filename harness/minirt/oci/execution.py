@@ -6,6 +6,7 @@ import os
 
 from harness.linux.capabilities import BITS
 from harness.minirt.container import document, state
+from harness.minirt.container.boundary import guard_descriptors
 from harness.minirt.container.cgroup import read_layout
 from harness.minirt.container.enter import enter
 from harness.minirt.container.files import read_file
@@ -15,7 +16,7 @@ from harness.minirt.container.record import changed
 from harness.minirt.container.sealing import seal
 from harness.minirt.container.seccomp import compile_profile
 from harness.minirt.errors import CgroupError, ExecError, MinirtError, SpecError, UsageError, WrongState
-from harness.minirt.oci.creation import SECCOMP_CACHE, connect, preserved_fds, send_pidfd, write_pid_file
+from harness.minirt.oci.creation import SECCOMP_CACHE, connect, send_pidfd, write_pid_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def execute(context: Context, words: Words) -> int:
     Raises `ContainerMissing`, and `ExecError` for whatever keeps the process from being started.
     """
     try:
+        guard_descriptors(words.number("preserve-fds"))
         seal()
         launched, relay = _start(context, words)
     except MinirtError as error:
@@ -89,7 +91,7 @@ def _start(context: Context, words: Words) -> tuple[Launched, Relay | None]:
             keyring="" if container.no_new_keyring else f"_ses.{container.id}",
             state=lambda: document.render(state.state_document(container, state.RUNNING)),
             beside=container.beside,
-            preserved_fds=preserved_fds(words),
+            preserved_fds=words.number("preserve-fds"),
         )
     finally:
         if console is not None:
