@@ -5,8 +5,9 @@ Each raises `OSError` with the errno. Numbers of system calls that the C library
 
 from __future__ import annotations
 
-import ctypes
 import os
+
+from harness.linux import foreign as ctypes
 
 _NR_SCHED_SETATTR, _NR_IOPRIO_SET, _NR_SET_MEMPOLICY = {
     "x86_64": (314, 251, 238),

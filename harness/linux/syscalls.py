@@ -9,8 +9,9 @@ not wrap stand beside them.
 
 from __future__ import annotations
 
-import ctypes
 import os
+
+from harness.linux import foreign as ctypes
 
 CLONE_NEWTIME = 0x00000080
 CLONE_PIDFD = 0x00001000

@@ -224,7 +224,7 @@ def _be_child(birth: Birth, stage: Stage, stdio: tuple[int, int, int]) -> None:
             step = operation.title
             operation.perform(stage)
         # Close-on-exec is too late: the program's own path may go through one (/proc/self/fd/N).
-        _close_others(first_free, {stage.channel.fd})
+        _close_others(first_free, {stage.channel.fd, stage.trampoline})
         birth.program.execute(stage)
     except BaseException as error:
         stage.channel.report(step, error)
