@@ -138,7 +138,7 @@ def test_nothing_is_laid_over_proc(bundle: Bundle, outside: Path, mount: dict[st
     (bundle.rootfs / "way").symlink_to("/proc")
     bundle.config["mounts"].append(mount | {"source": str(mount["source"]).format(outside=outside)})
     done = bundle.sh("echo ran").minirt("run", "box")
-    assert (done.returncode, done.stdout) == (1, ""), done.stdout
+    assert (done.returncode, done.stdout) == (255, ""), done.stdout
     assert "not of type proc" in done.stderr or "inside /proc" in done.stderr
     assert _is_untouched(outside)
 
@@ -294,7 +294,7 @@ def test_a_console_that_is_a_link_is_refused(bundle: Bundle, target: str) -> Non
         (dev / name).mkdir()
     bundle.config["process"]["terminal"] = True
     done = bundle.sh("echo ran").minirt("run", "box")
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (255, "")
     assert "/dev/console" in done.stderr
     assert (bundle.rootfs / "tmp/there").read_text() == "there"
     assert not (bundle.rootfs / "nowhere").exists()
@@ -321,13 +321,13 @@ def test_a_terminal_comes_from_a_devpts_only(bundle: Bundle, lay: object) -> Non
     bundle.config["mounts"][2] = _mount("/dev/pts", folder, "bind", "bind")
     bundle.config["process"]["terminal"] = True
     done = bundle.sh("echo ran").minirt("run", "box")
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (255, "")
     assert "a terminal needs a devpts on /dev/pts" in done.stderr
     bundle.config["process"]["terminal"] = False
     bundle.sh("while :; do sleep 0.05; done").create()
     bundle.ok("start", "box")
     done = bundle.minirt("exec", "--tty", "box", "/bin/echo", "ran")
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (255, "")
     assert "a terminal needs a devpts on /dev/pts" in done.stderr
 
 
