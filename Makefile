@@ -7,8 +7,9 @@ MAKEFLAGS += --no-print-directory
 
 VENV := .venv
 BIN := $(VENV)/bin
-# The first of these that is there, starts, and is new enough; say PYTHON=... to choose yourself.
-PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11 /usr/bin/python3; do \
+# The first of these that is there, starts, and is new enough; say PYTHON=... to choose yourself. The system's own comes
+# first: what a user's shell finds may be a script that looks for one at each start, or one that takes longer to start.
+PYTHON ?= $(shell for name in /usr/bin/python3 python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$name; break; }; done)
 # How to become root: nothing to say for root itself, sudo where there is one.
 ROOT := $(shell [ "$$(id -u)" = 0 ] && echo env || command -v sudo)

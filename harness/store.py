@@ -32,7 +32,7 @@ class Reader:
 _ADDITIVE = Reader(Run.from_json, Record.from_json)
 """Reads every version so far: what an older one lacks has a default."""
 
-READERS: Mapping[int, Reader] = {1: _ADDITIVE, 2: _ADDITIVE}
+READERS: Mapping[int, Reader] = {1: _ADDITIVE, 2: _ADDITIVE, 3: _ADDITIVE}
 """By schema version. A new version adds a row and keeps the old ones; `results/golden` has a run of each."""
 
 

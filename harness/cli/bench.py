@@ -19,6 +19,8 @@ Examples:
   seatrial bench cri --figure exec --figure memory   some of it
   seatrial bench cri containerd:grpc:crun            another subject against the same reference
   seatrial bench cri mine=containerd:grpc:/path/to/runtime --reference containerd:grpc:runc
+  seatrial bench oci                                 minirt and crun against runc, by their own command lines
+  seatrial bench oci mine=oci:/path/to/runtime       your own against runc
 \b
 Exit status: 0 every figure was measured (with --check: and is within its limit); 1 a step failed (with --check: or
 a limit is exceeded); 2 bad usage; 3 this machine cannot; 130/143 interrupted.""",

@@ -90,7 +90,7 @@ def _subjects(request: Request) -> tuple[tuple[Subject, ...], Subject]:
     subjects = (*(choose_subjects(names, config) if names else ()), reference)
     for subject in subjects:
         if subject.client not in bench.clients:
-            raise UsageError(f"{subject.name} cannot take part: the bench {bench.name} is for CRI, over gRPC or crictl")
+            raise UsageError(f"{subject.name} cannot take part: the bench {bench.name} is for {bench.title}")
         if subject.socket:
             raise UsageError(f"{subject.name} cannot take part: a bench starts engines of its own")
         reason = availability(subject)

@@ -12,6 +12,7 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from harness.errors import UsageError
+from harness.model.lifecycle import POD_CALLS, Operation
 
 TWINS = 2
 """Engines of each subject in a bench. What tells the one from the other is chance, and no smaller difference counts."""
@@ -20,6 +21,10 @@ LIST = "list"
 """operation: all containers are listed"""
 FRESH = "fresh"
 """operation: the engine is weighed as it has just started"""
+RUN = "run"
+"""operation: a container is created, started, awaited and deleted by one command"""
+FLOOR = "floor"
+"""operation: the smallest memory limit is looked for with which a container starts"""
 WEIGH = "weigh"
 """operation: the engine is weighed with `Record.load` pods, after it has worked"""
 
@@ -34,6 +39,10 @@ class Quantity(StrEnum):
     """of the engine's processes, as if no other engine ran"""
     SLOPE = "PSS a pod"
     """the same, by number of pods: what each further one adds"""
+    PEAK = "peak"
+    """the largest resident set of a command's own process"""
+    LIMIT = "memory limit"
+    """the smallest limit of a container's memory with which it starts"""
 
 
 class Against(StrEnum):
@@ -97,6 +106,8 @@ class Bench:
     subjects: tuple[str, ...]
     """who takes part where nobody is named"""
     reference: str
+    calls: tuple[tuple[str, tuple[str, ...]], ...]
+    """scenarios of which each call is shown by itself, and these calls"""
     scenarios: tuple[Scenario, ...]
     figures: tuple[Figure, ...]
 
@@ -116,6 +127,7 @@ CRI = Bench(
     clients=frozenset({"grpc", "crictl"}),
     subjects=("minirt:grpc",),
     reference="containerd:grpc:runc",
+    calls=(("pod-host", POD_CALLS), ("pod-bridge", POD_CALLS)),
     scenarios=(
         Scenario("pod-host", "The eight calls of one pod with one container, host network, image present.", 16, 4),
         Scenario("pod-bridge", "The same on a bridge, by CNI plugins.", 16, 4),
@@ -159,5 +171,36 @@ CRI = Bench(
     ),
 )
 
-BENCHES: Mapping[str, Bench] = MappingProxyType({bench.name: bench for bench in (CRI,)})
+_MADE = (Operation.CREATE, Operation.START, Operation.REMOVE)
+
+OCI = Bench(
+    name="oci",
+    title="OCI runtimes",
+    clients=frozenset({"oci"}),
+    subjects=("oci:minirt", "oci:crun"),
+    reference="oci:runc",
+    calls=(("cycle", _MADE),),
+    scenarios=(
+        Scenario("cycle", "create, start and delete of a container whose program ends by itself.", 16, 6),
+        Scenario("run", "run of a container whose program ends at once, to its end.", 16, 6),
+        Scenario("exec", "exec of /bin/true in a running container.", 12, 4),
+        Scenario("peak", "The largest resident set of each command's own process.", 4, 2),
+        Scenario("floor", "The smallest memory limit, in steps of 1 MiB, with which run starts a container.", 2, 1),
+    ),
+    figures=(
+        Figure("cycle.wall", "create, start, delete", Quantity.WALL, 1.0),
+        Figure("cycle.cpu", "create, start, delete", Quantity.CPU),
+        Figure("run.wall", "run to the end", Quantity.WALL),
+        Figure("run.cpu", "run to the end", Quantity.CPU),
+        Figure("exec.wall", "exec of true", Quantity.WALL),
+        Figure("exec.cpu", "exec of true", Quantity.CPU),
+        Figure("peak.create", "create", Quantity.PEAK, 1.0, (Operation.CREATE,)),
+        Figure("peak.start", "start", Quantity.PEAK, 1.0, (Operation.START,)),
+        Figure("peak.exec", "exec", Quantity.PEAK, None, (Operation.EXEC,)),
+        Figure("peak.delete", "delete", Quantity.PEAK, 1.0, (Operation.REMOVE,)),
+        Figure("floor.limit", "run starts a container", Quantity.LIMIT, None, (FLOOR,)),
+    ),
+)
+
+BENCHES: Mapping[str, Bench] = MappingProxyType({bench.name: bench for bench in (CRI, OCI)})
 """By name, as ``seatrial bench NAME`` takes it."""

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-SCHEMA_VERSION = 2
-"""2 has benches: `Run.bench`, `Record.scenario`, `twin` and `load`, `Memory.monitors`. All that 1 has is as it was."""
+SCHEMA_VERSION = 3
+"""2 has benches: `Run.bench`, `Record.scenario`, `twin` and `load`, `Memory.monitors`. 3 has benches of OCI runtimes:
+`Memory.peak`, `Memory.limit`. All that an older one has is as it was."""
 
 
 class Outcome(StrEnum):
@@ -53,7 +54,8 @@ class Memory:
     `engine` is the headline of the engine's cgroup: anon + shmem + unreclaimable slab + kernel stacks + page tables;
     the parts follow. `pss_anon` and `pss_file` are sums over the engine's processes, `processes` their number; `file_alone` is what
     `pss_file` would be if no other engine mapped the same files; `monitors` is `pss_anon` + `file_alone` of the engine's
-    processes without its daemon: shims, monitors, a supervisor.
+    processes without its daemon: shims, monitors, a supervisor. `peak` is the largest resident set that a command's own
+    process had, `limit` the smallest memory limit of a container with which a command could start it.
     """
 
     engine: int | None = None
@@ -68,6 +70,8 @@ class Memory:
     file_alone: int | None = None
     monitors: int | None = None
     processes: int | None = None
+    peak: int | None = None
+    limit: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from harness.model.bench import TWINS, Scenario
+from harness.model.bench import CRI, OCI, TWINS, Scenario
 from harness.model.record import Phase
 from harness.model.subject import Subject
-from harness.session.scenarios import PERFORMANCES, Sail, Scale
+from harness.session.scenarios import PERFORMANCES, Performance, Sail, Scale
+from harness.session.scenarios_oci import OCI_PERFORMANCES
 from harness.session.step import Recorder, StepFailed
 from harness.session.trial import Trial, open_trial
 from harness.session.turns import Turn, take_turns
+
+BY_BENCH: Mapping[str, Mapping[str, Performance]] = {CRI.name: PERFORMANCES, OCI.name: OCI_PERFORMANCES}
+"""How the scenarios of a bench are performed, by their names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +116,8 @@ def _perform(
         for berth in _cast(turns):
             afloat[berth].steps.scenario = scenario.name
             with _recording_faults(afloat[berth]):
-                ready[berth] = stack.enter_context(PERFORMANCES[scenario.name](afloat[berth], plan.scale))
+                perform = BY_BENCH[plan.bench][scenario.name]
+                ready[berth] = stack.enter_context(perform(afloat[berth], plan.scale))
         for turn in turns:
             observer.turn(scenario.name, turn.subject.subject.name)
             steps = afloat[turn.subject].steps

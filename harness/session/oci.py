@@ -59,7 +59,7 @@ class OciTrial:
         self._honest = self.door
         self._pristine = self.trial.arena.root / "rootfs"
         self._bundles = self.trial.arena.root / "bundles"
-        self._bundles.mkdir(mode=0o711)
+        self._bundles.mkdir(mode=0o711, exist_ok=True)
         shutil.copy(paths.fixtures() / "oci" / "probe.sh", self._pristine / PROBE.lstrip("/"))
 
     def __repr__(self) -> str:

@@ -15,7 +15,7 @@ from harness.cli.bench_run import Request, perform_bench
 from harness.clock import wait_until
 from harness.command import HostRunner
 from harness.errors import UsageError
-from harness.model.bench import CRI
+from harness.model.bench import CRI, OCI
 from harness.model.lifecycle import POD_CALLS
 from harness.model.record import Outcome, Phase
 from harness.report.bench import find_bench
@@ -120,3 +120,22 @@ def test_interrupted(tmp_path: Path) -> None:
 def test_bad_usage(request_: Request, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         perform_bench(request_)
+
+
+def test_a_bench_of_oci_runtimes(tmp_path: Path) -> None:
+    """Every scenario, one block each: all is recorded, every figure is there, and nothing is left."""
+    status = perform_bench(Request(OCI, ("oci:crun",), quick=True, blocks=1, seed=7, output=tmp_path))
+    (folder,) = find_runs(tmp_path)
+    data = read_folder(folder)
+    assert status == 0, [record.reason for record in data.records if record.reason]
+    result = find_bench(data)
+    assert {comparison.figure.name for comparison in result.comparisons} == {figure.name for figure in OCI.figures}
+    for comparison in result.comparisons:
+        assert comparison.mine and comparison.mine.level.value > 0, comparison.figure.name
+        assert comparison.theirs and comparison.ratio
+    assert {call.operation for call in result.calls} == {"create", "start", "remove"}
+    peaks = [record.memory_bytes.peak for record in data.records if record.scenario == "peak"]
+    assert all(peak and 1_000_000 < peak < 40_000_000 for peak in peaks)
+    limits = {record.memory_bytes.limit for record in data.records if record.scenario == "floor"}
+    assert all(limit and limit % (1 << 20) == 0 for limit in limits)
+    assert traces(data.run.run) == []

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from harness.errors import UsageError
-from harness.model.bench import BENCHES, CRI, Bench
+from harness.model.bench import BENCHES, CRI, OCI, Bench
 from harness.model.subject import parse_subject
-from harness.session.scenarios import PERFORMANCES
+from harness.session.bench import BY_BENCH
 
 
 @pytest.mark.parametrize("bench", BENCHES.values(), ids=lambda bench: bench.name)
@@ -16,7 +16,7 @@ def test_a_bench_is_whole(bench: Bench) -> None:
     figures = [figure.name for figure in bench.figures]
     assert len(set(scenarios)) == len(scenarios)
     assert len(set(figures)) == len(figures)
-    assert {figure.scenario for figure in bench.figures} == set(scenarios) <= set(PERFORMANCES)
+    assert {figure.scenario for figure in bench.figures} == set(scenarios) == set(BY_BENCH[bench.name])
     assert all(scenario.quick <= scenario.blocks for scenario in bench.scenarios)
     for name in (*bench.subjects, bench.reference):
         assert parse_subject(name).client in bench.clients
@@ -38,6 +38,11 @@ def test_the_limits_of_cri() -> None:
         "memory.pod": 0.15,
         "load.wall": 1.3,
     }
+
+
+def test_the_limits_of_oci() -> None:
+    limits = {figure.name: figure.limit for figure in OCI.figures if figure.limit}
+    assert limits == {"cycle.wall": 1.0, "peak.create": 1.0, "peak.start": 1.0, "peak.delete": 1.0}
 
 
 @pytest.mark.parametrize(

@@ -239,6 +239,14 @@ def test_formats_of_the_golden_bench(form: str) -> None:
         assert "~" in text or "&#126;" in text
 
 
+@pytest.mark.parametrize("form", ["table", "markdown", "html"])
+def test_formats_of_the_golden_bench_of_oci_runtimes(form: str) -> None:
+    text = html.unescape(render(form, [GOLDEN / "v3"], width=120))
+    for words in ("create: peak", "run starts a container: memory limit", "1.0 MB", "largest resident set", "cycle"):
+        assert words in text
+    assert "PSS" not in text
+
+
 def test_junit_fails_what_is_above_its_limit() -> None:
     cases = {
         case.get("name"): case for case in ElementTree.fromstring(render("junit", [GOLDEN / "v2"])).iter("testcase")

@@ -196,10 +196,10 @@ def test_what_is_no_run(tmp_path: Path) -> None:
             read_folder(tmp_path)
 
 
-@pytest.mark.parametrize("version", [0, 3, None, "1", [1]])
+@pytest.mark.parametrize("version", [0, 4, None, "1", [1]])
 def test_a_schema_that_is_not_known(tmp_path: Path, version: object) -> None:
     (tmp_path / "run.json").write_text(json.dumps({**run().to_json(), "schema": version}))
-    with pytest.raises(StoreError, match=r"has schema version .*; this Seatrial reads 1, 2 and writes 2"):
+    with pytest.raises(StoreError, match=r"has schema version .*; this Seatrial reads 1, 2, 3 and writes 3"):
         read_folder(tmp_path)
 
 

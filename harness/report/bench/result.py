@@ -14,6 +14,8 @@ UNITS: Mapping[Quantity, str] = {
     Quantity.CPU: "ms",
     Quantity.PSS: "MB",
     Quantity.SLOPE: "MB",
+    Quantity.PEAK: "MB",
+    Quantity.LIMIT: "MB",
 }
 
 

@@ -10,6 +10,21 @@ MARKS = {Verdict.WITHIN: "✓", Verdict.ABOVE: "✗", Verdict.NO_LIMIT: " ", Ver
 NO_DIFFERENCE = "~"
 
 
+_MEANINGS = (
+    (frozenset({Quantity.CPU}), "CPU: of engine, client and containers together."),
+    (
+        frozenset({Quantity.PSS, Quantity.SLOPE}),
+        "PSS: anonymous memory of the engine's processes, and the files they map as if no other engine ran. A slope is "
+        "fitted (Theil-Sen) over 0, 5, 10 and 20 pods; that of the reference is of its shims alone.",
+    ),
+    (frozenset({Quantity.PEAK}), "Peak: the largest resident set of the command's own process, shared files among it."),
+    (
+        frozenset({Quantity.LIMIT}),
+        "Memory limit: the smallest limit of the container's cgroup, in steps of 1 MiB, with which it starts each time.",
+    ),
+)
+
+
 def describe_title(comparison: Comparison) -> str:
     """What a figure is about."""
     quantity = comparison.figure.quantity
@@ -68,9 +83,11 @@ def describe_legend(result: BenchResult) -> list[str]:
         f"{NO_DIFFERENCE}: no difference, for the interval includes 1 or chance makes one as large. A/A: each side against "
         "itself, that is two engines of it, or the time before and the time after.",
         f"Limit: the largest ratio that is within. {describe_counts(result)}. ?: the interval is on both sides of it.",
-        "CPU: of engine, client and containers together. PSS: anonymous memory of the engine's processes, and the files "
-        "they map as if no other engine ran. A slope is fitted (Theil-Sen) over 0, 5, 10 and 20 pods; that of the "
-        "reference is of its shims alone.",
+        *(
+            text
+            for quantities, text in _MEANINGS
+            if any(row.figure.quantity in quantities for row in result.comparisons)
+        ),
     ]
     lines += [
         f"{side.subject}: {side.level.value:.3f} MB a pod ({describe_interval(side.level)}), and {signed(side.intercept)} "

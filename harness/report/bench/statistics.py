@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from harness.errors import StoreError
 from harness.model.bench import BENCHES, Against, Bench, Figure, Quantity
-from harness.model.lifecycle import POD_CALLS
 from harness.report.bench.comparison import count_outliers, find_level, find_ratio, find_slope
 from harness.report.bench.result import BenchResult, Call, Comparison, Interval, Measured
 from harness.report.findings import find_findings
@@ -29,6 +28,8 @@ _COLUMNS: Mapping[Quantity, str] = {
     Quantity.CPU: "cpu_ns",
     Quantity.PSS: "memory_pss",
     Quantity.SLOPE: "memory_pss",
+    Quantity.PEAK: "memory_peak",
+    Quantity.LIMIT: "memory_limit",
 }
 _MONITORS = "memory_monitors"
 _MILLION = 1e6
@@ -67,7 +68,7 @@ def find_bench(data: RunData, names: Sequence[str] = ()) -> BenchResult:
         comparisons=tuple(
             comparison for figure in figures for comparison in _compare_all(figure, samples, data, bench, done)
         ),
-        calls=_calls(samples, data.run.subjects, wanted),
+        calls=_calls(samples, data.run.subjects, bench, wanted),
         findings=find_findings([data], [""]),
     )
 
@@ -179,7 +180,9 @@ def _wholes(samples: pandas.DataFrame, column: str) -> pandas.DataFrame:
     return whole.rename(column).reset_index()
 
 
-def _calls(samples: pandas.DataFrame, subjects: Sequence[str], wanted: Collection[str]) -> tuple[Call, ...]:
+def _calls(
+    samples: pandas.DataFrame, subjects: Sequence[str], bench: Bench, wanted: Collection[str]
+) -> tuple[Call, ...]:
     medians = samples.groupby(["scenario", "operation", "subject"])[["wall_ns", "cpu_ns"]].median() / _MILLION
     rows = medians.to_dict("index")
     return tuple(
@@ -195,8 +198,8 @@ def _calls(samples: pandas.DataFrame, subjects: Sequence[str], wanted: Collectio
                 for column in ("wall_ns", "cpu_ns")
             ),
         )
-        for scenario in ("pod-host", "pod-bridge")
+        for scenario, calls in bench.calls
         if scenario in wanted
-        for call in POD_CALLS
+        for call in calls
         if any((scenario, call, subject) in rows for subject in subjects)
     )
