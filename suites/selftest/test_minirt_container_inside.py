@@ -132,6 +132,16 @@ def test_mounts(bundle: Bundle, tmp_path: Path) -> None:
     assert bundle.leftovers() == []
 
 
+def test_a_tmpfs_has_the_mode_of_what_it_covers(bundle: Bundle) -> None:
+    """Where nothing was there, the kernel's own: `podman run --tmpfs /t --user 1000` writes there."""
+    (bundle.rootfs / "covered").mkdir(mode=0o710)
+    bundle.config["mounts"] += [
+        {"destination": destination, "type": "tmpfs", "source": "tmpfs", "options": ["size=1m"]}
+        for destination in ("/covered", "/fresh")
+    ]
+    assert bundle.run("stat -c %a /covered /fresh") == "710\n1777\n"
+
+
 def test_mount_destination_cannot_leave_the_root(bundle: Bundle, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
