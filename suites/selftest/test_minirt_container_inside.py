@@ -11,6 +11,7 @@ import pytest
 from minirt_bundle import Bundle, open_bundle
 
 from harness.linux.namespaces import identity
+from harness.minirt.container import cgroup as cgroups
 from harness.minirt.container.idmap import open_mapping
 from harness.minirt.container.spec import IdMap
 
@@ -129,6 +130,18 @@ def test_mounts(bundle: Bundle, tmp_path: Path) -> None:
     lines = bundle.run(script).splitlines()
     assert lines[:4] == ["content", "content", "touch: /data/x: Read-only file system", "1770"]
     assert "noexec" in lines[4]
+    assert bundle.leftovers() == []
+
+
+def test_counters_that_engines_read_are_the_containers_own(bundle: Bundle) -> None:
+    """`docker stats` shows what the cgroups of the first process have counted, of block devices too."""
+    bundle.sh("sleep 1000").create()
+    pid = bundle.state()["pid"]
+    lines = [line.split(":", 2) for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()]
+    own = {name: path for _, joined, path in lines for name in joined.split(",")}
+    counting = [name for name in ("memory", "cpuacct", "pids", "blkio", "") if name in cgroups.read_layout().v1]
+    assert {own[name].rpartition("/")[2] for name in counting or [""]} == {"box"}
+    bundle.ok("delete", "--force", "box")
     assert bundle.leftovers() == []
 
 
