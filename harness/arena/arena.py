@@ -29,7 +29,7 @@ LONGEST_NAME = 32
 
 ENTRY = "import sys; sys.path.insert(0, sys.argv[2]); from harness.keeper.process import main; main(int(sys.argv[1]))"
 
-MOUNT_POINTS = {"/var/lib/cni": "cni", "/etc/docker": "etc-docker"}
+MOUNT_POINTS = {"/var/lib/cni": "cni", "/var/lib/containers": "containers", "/etc/docker": "etc-docker"}
 """Host folders that engines write to without an option to say otherwise → the folder of `Arena.root` seen there."""
 
 

@@ -22,7 +22,8 @@ COLOURS = {"done": "green", "there": None, "noted": "yellow", "failed": "red"}
 @click.command(
     "setup",
     epilog="""\b
-Names: containerd, docker, runc, crun, runsc, cni, iproute2, iptables, busybox, crictl. Without a name: all but runsc.
+Names: containerd, docker, podman, runc, crun, runsc, cni, iproute2, iptables, busybox, criu, crictl. Without a name: all
+but runsc and criu.
 \b
 Examples:
   seatrial setup --dry-run                       the commands that it would run
@@ -31,7 +32,7 @@ Examples:
   seatrial setup crictl --endpoint unix:///run/crio/crio.sock
 \b
 What is there already is left alone, wherever it came from; nothing is removed or replaced for it. Where systemd
-runs, Debian's packages of containerd and docker start a service of the machine's own: Seatrial does not use it.
+runs, Debian's packages of containerd, docker and podman start a service of the machine's own: Seatrial does not use it.
 Exit status: 0, also where something could not be installed; 3 if names were given and none of them could.""",
 )
 @click.argument("names", metavar="[NAME]...", nargs=-1)

@@ -30,12 +30,16 @@ CALL_TIMEOUT_S = 60
 _STREAMS = {1: Stream.STDOUT, 2: Stream.STDERR}
 _STATES = {
     "created": State.CREATED,
+    "initialized": State.CREATED,
     "running": State.RUNNING,
     "restarting": State.RUNNING,
+    "stopping": State.RUNNING,
     "paused": State.PAUSED,
+    "stopped": State.STOPPED,
     "exited": State.STOPPED,
     "dead": State.STOPPED,
 }
+"""Docker's words, and those which only podman has: initialized, stopping, stopped."""
 
 
 class DockerSdk:
@@ -67,7 +71,10 @@ class DockerSdk:
         return f"{name} {told['Version']}"
 
     def pull(self, image: str) -> str:
-        """The digest that the registry told, from the progress that the engine reports; errors come in there, too."""
+        """The digest that the registry told, from the progress that the engine reports; errors come in there, too.
+
+        podman reports none: then it is the image's id.
+        """
         repository, tag = parse_repository_tag(image)
         digest = ""
         for event in self._call("pull", lambda: list(self._api.pull(repository, tag=tag, stream=True, decode=True))):
@@ -75,11 +82,11 @@ class DockerSdk:
                 raise by_status("200", str(event["error"]), DOCKER_WORDS)
             if found := re.match(r"Digest: (sha256:[0-9a-f]{64})", str(event.get("status", ""))):
                 digest = found[1]
-        return digest
+        return digest or str(self._image(image)["Id"])
 
     def has_image(self, image: str) -> bool:
         try:
-            self._call("inspect_image", lambda: self._api.inspect_image(image))  # type: ignore[no-untyped-call]
+            self._image(image)
         except NotFound:
             return False
         return True
@@ -186,6 +193,13 @@ class DockerSdk:
                 if SYSTEM_CLOCK.monotonic_ns() > deadline_ns:
                     raise CallTimeout(f"{path}: no end within {timeout_s:g} s", "timeout")
         return bytes(output)
+
+    def _image(self, image: str) -> dict[str, Any]:
+        found: dict[str, Any] = self._call(
+            "inspect_image",
+            lambda: self._api.inspect_image(image),  # type: ignore[no-untyped-call]
+        )
+        return found
 
     def _inspect(self, container: str) -> dict[str, Any]:
         state: dict[str, Any] = self._call("inspect_container", lambda: self._api.inspect_container(container))["State"]

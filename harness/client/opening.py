@@ -17,6 +17,7 @@ CLIENTS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "crictl": ("harness.client.crictl", "Crictl"),
         "ctr": ("harness.client.ctr", "Ctr"),
         "sdk": ("harness.client.docker_sdk", "DockerSdk"),
+        "cli": ("harness.client.podman_cli", "PodmanCli"),
         "oci": ("harness.client.oci", "Oci"),
     }
 )

@@ -61,10 +61,11 @@ DOCKER_WORDS: Words = (
     *_TRANSPORT,
     *_PROGRAM,
     *_STATE,
-    (r"manifest unknown|name unknown|repository does not exist", NotFound),
+    (r"container state improper", Conflict),
+    (r"manifest unknown|name unknown|repository does not exist|image not known", NotFound),
     *_ABSENCE,
 )
-"""dockerd, where its HTTP status says no more than that the server failed."""
+"""dockerd and podman, where the HTTP status says no more than that the server failed; podman's command line, too."""
 
 STATUSES: dict[str, type[RuntimeRefusal]] = {
     "404": NotFound,

@@ -22,12 +22,18 @@ class Tool:
     """Runs one program with the same first words again and again, and counts that."""
 
     def __init__(
-        self, runner: Runner, prefix: tuple[str, ...], tally: Tally, refusal: Refusal, group: Group = Group.CLIENT
+        self,
+        runner: Runner,
+        prefix: tuple[str, ...],
+        tally: Tally,
+        refusal: Refusal,
+        group: Group = Group.CLIENT,
+        env: Mapping[str, str] | None = None,
     ) -> None:
-        """`refusal` turns a command that failed into the error to raise."""
+        """`refusal` turns a command that failed into the error to raise; `env` replaces the environment."""
         self.prefix = prefix
         self.refusal = refusal
-        self._runner, self._tally, self._group = runner, tally, group
+        self._runner, self._tally, self._group, self._env = runner, tally, group, env
 
     def run(self, *words: str, timeout_s: float = CALL_TIMEOUT_S, call: str = "") -> Completed:
         """Run the tool with `words` added. Raises what `refusal` makes of a failure, and `CallTimeout`."""
@@ -56,6 +62,7 @@ class Tool:
                 (*self.prefix, *words),
                 timeout_s=timeout_s,
                 group=self._group,
+                env=self._env,
                 stdout_fd=stdout_fd,
                 stderr_fd=stderr_fd,
             )

@@ -14,8 +14,9 @@ What the verbs have in common:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol, runtime_checkable
 
 from harness.command import Runner
@@ -44,6 +45,10 @@ class Site:
     """unpacked root filesystem by image reference, for the client that has no images"""
     pause_image: str
     """reference of the image of sandboxes, for engines that let the client choose"""
+    command: tuple[str, ...] = ()
+    """argv, up to its verb, of an engine's own command line, for the client that is it (``cli``)"""
+    environment: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """of `command`"""
 
 
 class Client(Protocol):

@@ -32,6 +32,10 @@ class RunningEngine:
     """cgroup below which containers are put; "" where the engine decides"""
     cgroup: str
     """cgroup on whose account the engine is"""
+    command: tuple[str, ...] = ()
+    """argv, up to its verb, of the engine's own command line, for the client that is it; empty for all others"""
+    environment: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """of `command`"""
     notes: tuple[str, ...] = ()
     """what a reader of the figures has to know"""
 

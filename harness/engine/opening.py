@@ -16,16 +16,17 @@ from harness.engine.engine import Engine, RunningEngine
 from harness.engine.handlers import find_handler, missing
 from harness.engine.minirt import Minirt
 from harness.engine.null import NoEngine
+from harness.engine.podman import Podman
 from harness.engine.programs import find_program, version_of
 from harness.errors import ArenaError, UsageError
 from harness.model.subject import Subject
 
 ENGINES: Mapping[str, type[Engine]] = MappingProxyType(
-    {kind.row.name: kind for kind in (Minirt, Containerd, Docker, NoEngine, Attached)}
+    {kind.row.name: kind for kind in (Minirt, Containerd, Docker, Podman, NoEngine, Attached)}
 )
 """By `Subject.engine`; a subject with a socket is `Attached`, whatever engine it names."""
 
-CLIENT_PROGRAMS: Mapping[str, str] = MappingProxyType({"crictl": "crictl", "ctr": "ctr"})
+CLIENT_PROGRAMS: Mapping[str, str] = MappingProxyType({"crictl": "crictl", "ctr": "ctr", "cli": "podman"})
 """Clients that are programs; the others are libraries of ours."""
 
 
@@ -69,7 +70,7 @@ def versions(subject: Subject) -> dict[str, str]:
     kind = _kind(subject)
     programs = dict(kind.row.versioned)
     if subject.client in CLIENT_PROGRAMS:
-        programs[subject.client] = CLIENT_PROGRAMS[subject.client]
+        programs[CLIENT_PROGRAMS[subject.client]] = CLIENT_PROGRAMS[subject.client]
     if kind.row.handlers:
         programs[subject.handler] = subject.handler
     found = {name: version_of(path) for name, program in programs.items() if (path := find_program(program))}

@@ -61,6 +61,8 @@ class Keeper(Spawner):
     def settle(self) -> None:
         """Make the namespaces and the private mounts, unless the arena is attached to the host's. Raises `OSError`."""
         syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
+        # Some write where they are: conmon a file "oom" for each container that ran out of memory.
+        os.chdir(self._plan["folders"][0])
         if not self._plan["private"]:
             return
         syscalls.unshare(syscalls.CLONE_NEWNS | syscalls.CLONE_NEWNET)

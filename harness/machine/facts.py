@@ -30,7 +30,7 @@ CONSEQUENCES: Mapping[str, str] = MappingProxyType(
         "CAP_SETFCAP": "image layers lose their file capabilities",
         "CAP_SYS_PTRACE": "memory of the engines' processes (PSS) cannot be read",
         "CAP_SYS_RESOURCE": "oom_score_adj cannot be lowered and hard limits not raised; containerd is told so "
-        "(restrict_oom_score_adj), other engines may refuse containers that ask for it",
+        "(restrict_oom_score_adj), and podman (default_ulimits), other engines may refuse containers that ask for it",
     }
 )
 """The capabilities that matter to a trial, and what follows where one is lacking."""

@@ -29,12 +29,13 @@ class Tool:
 _ROWS = (
     Tool("containerd", "engine", ("containerd", "ctr"), ("containerd",)),
     Tool("docker", "engine", ("dockerd",), ("docker.io",)),
+    Tool("podman", "engine", ("podman", "conmon"), ("podman",)),
     Tool("runc", "OCI runtime", ("runc",), ("runc",)),
     Tool("crun", "OCI runtime", ("crun",), ("crun",)),
     Tool("runsc", "OCI runtime (gVisor)", ("runsc",), ("runsc",), default=False),
     Tool(
         "cni",
-        "network plugins of containerd and minirt",
+        "network plugins of containerd, podman and minirt",
         ("host-local", "loopback"),
         ("containernetworking-plugins",),
     ),
@@ -48,7 +49,9 @@ _ROWS = (
 TOOLS: Mapping[str, Tool] = MappingProxyType({row.name: row for row in _ROWS})
 """By name, in the order in which they are installed."""
 
-SERVICES: Mapping[str, str] = MappingProxyType({"containerd": "containerd.service", "docker": "docker.service"})
+SERVICES: Mapping[str, str] = MappingProxyType(
+    {"containerd": "containerd.service", "docker": "docker.service", "podman": "podman.socket"}
+)
 """Tools whose Debian package starts a service of the machine's own where systemd runs. Seatrial does not use, start or
 stop it: it starts private engines."""
 

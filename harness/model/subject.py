@@ -24,6 +24,7 @@ CAPABILITIES_OF_CLIENT: Mapping[str, frozenset[Capability]] = MappingProxyType(
         "crictl": CRI_CAPABILITIES,
         "ctr": CTR_CAPABILITIES,
         "sdk": DOCKER_CAPABILITIES,
+        "cli": DOCKER_CAPABILITIES,
         "oci": OCI_CAPABILITIES,
     }
 )
@@ -36,10 +37,10 @@ class Subject:
 
     name: str
     engine: str
-    """``minirt``, ``containerd``, ``docker``; ``none`` where an OCI runtime is driven by itself; ``attached`` where
+    """``minirt``, ``containerd``, ``docker``, ``podman``; ``none`` where an OCI runtime is driven by itself; ``attached`` where
     the engine is somebody else's and only its socket is known"""
     client: str
-    """``grpc``, ``crictl``, ``ctr``, ``sdk``, ``oci``"""
+    """``grpc``, ``crictl``, ``ctr``, ``sdk``, ``cli``, ``oci``"""
     handler: str
     """name or absolute path of the OCI runtime; ``builtin`` where the engine has none below it"""
     capabilities: frozenset[Capability]
@@ -64,9 +65,9 @@ class Subject:
         return f"{self.name}={engine}:{self.handler}" if self.handler.startswith("/") else self.name
 
 
-def _row(engine: str, client: str, handler: str) -> Subject:
+def _row(engine: str, client: str, handler: str, *, without: Capability | None = None) -> Subject:
     named = [part for part in (engine if engine != "none" else "", client, handler) if part and part != "builtin"]
-    return Subject(":".join(named), engine, client, handler, CAPABILITIES_OF_CLIENT[client])
+    return Subject(":".join(named), engine, client, handler, CAPABILITIES_OF_CLIENT[client] - {without})
 
 
 BUILT_IN: tuple[Subject, ...] = (
@@ -81,6 +82,11 @@ BUILT_IN: tuple[Subject, ...] = (
     _row("docker", "sdk", "runc"),
     _row("docker", "sdk", "crun"),
     _row("docker", "sdk", "minirt"),
+    _row("podman", "cli", "crun"),
+    _row("podman", "cli", "runc"),
+    _row("podman", "cli", "minirt"),
+    # Before version 5 its API gives times in whole seconds, which tell no two lines apart.
+    _row("podman", "sdk", "crun", without=Capability.LOG_TIMESTAMPS),
     _row("none", "oci", "runc"),
     _row("none", "oci", "crun"),
     _row("none", "oci", "minirt"),

@@ -250,6 +250,8 @@ def open_trial(
             workspace=workspace,
             rootfs=rootfs,
             pause_image=f"{address}/{PAUSE_IMAGE}",
+            command=engine.command,
+            environment=engine.environment,
         )
         client = stack.enter_context(open_client(subject, site))
         if client.contract is Contract.CRI and not engine.native:

@@ -10,8 +10,14 @@ from testinfra.host import Host
 from harness.machine.tools import SERVICES, TOOLS, Tool
 
 SEARCH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/lib/cni:/opt/cni/bin:/usr/libexec/cni"
-OLDEST = {"containerd": (1, 6), "docker": (20, 10), "runc": (1, 1), "crun": (1, 8), "crictl": (1, 26)}
+OLDEST = {"containerd": (1, 6), "docker": (20, 10), "podman": (4, 3), "runc": (1, 1), "crun": (1, 8), "crictl": (1, 26)}
 """The oldest versions that Seatrial was tried with."""
+SOCKETS = {
+    "containerd": "/run/containerd/containerd.sock",
+    "docker": "/run/docker.sock",
+    "podman": "/run/podman/podman.sock",
+}
+"""where the machine's own services listen"""
 
 
 @pytest.fixture(params=[tool for tool in TOOLS.values() if tool.default], ids=lambda tool: str(tool.name))
@@ -53,5 +59,4 @@ def test_service_that_is_enabled_also_runs(host: Host, name: str) -> None:
     if not service.is_enabled:
         pytest.skip(f"{SERVICES[name]} is not enabled")
     assert service.is_running
-    socket = {"containerd": "/run/containerd/containerd.sock", "docker": "/run/docker.sock"}[name]
-    assert host.file(socket).is_socket
+    assert host.file(SOCKETS[name]).is_socket

@@ -38,6 +38,13 @@ def processes(run: str) -> list[int]:
     return pids
 
 
+def files_of_podman() -> set[Path]:
+    """What podman writes on the host when nobody tells it not to; a folder alone is a mount point of some arena."""
+    folders = ("/run/podman", "/run/libpod", "/run/containers", "/var/lib/containers", "/etc/cni")
+    found = {path for folder in folders for path in Path(folder).rglob("*") if not path.is_dir()}
+    return found.union(Path("/run/netns").glob("netns-*"), Path("/dev/shm").glob("libpod*"), Path("/var/tmp").glob("*"))
+
+
 def links() -> set[str]:
     """Network interfaces of the test's own (the host's) network namespace."""
     return {entry.name for entry in Path("/sys/class/net").iterdir()}

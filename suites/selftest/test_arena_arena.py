@@ -41,6 +41,12 @@ def test_output_status_and_input_of_a_command(arena: Arena) -> None:
         done.check()
 
 
+@pytest.mark.parametrize("group", [Group.ENGINE, Group.CLIENT])
+def test_what_is_written_where_one_is_goes_with_the_arena(arena: Arena, group: Group) -> None:
+    """A conmon leaves a file "oom" where it was started, and was started where the user is."""
+    assert arena.run(["readlink", "/proc/self/cwd"], timeout_s=10, group=group).text == f"{arena.root}\n"
+
+
 def test_a_command_that_does_not_read_its_input(arena: Arena) -> None:
     assert arena.run(["true"], timeout_s=10, input=b"x" * 300_000).status == 0
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from arena_traces import files_of_podman, processes
 
 from harness.clock import wait_until
 from harness.command import HostProcess, HostRunner
@@ -169,9 +170,11 @@ def test_two_runs_at_once_both_work(tmp_path: Path) -> None:
 
 
 @pytest.mark.xdist_group("leftovers")
-def test_clean_removes_what_a_killed_run_left(tmp_path: Path) -> None:
+@pytest.mark.parametrize("subject", ["oci:runc", "podman:cli:crun"])
+def test_clean_removes_what_a_killed_run_left(subject: str, tmp_path: Path) -> None:
     """SIGKILL of the harness and of all that it started (as in a power loss): `seatrial clean` leaves nothing of it."""
-    with running(tmp_path, "--jobs", "1", "oci:runc") as process:
+    before = files_of_podman()
+    with running(tmp_path, "--jobs", "1", subject) as process:
         wait_until(lambda: records_of(tmp_path), 120, "a record")
         run = run_folder(tmp_path).name
         # Every process of the run stops before the first one dies, so that none can tidy up after another.
@@ -184,6 +187,8 @@ def test_clean_removes_what_a_killed_run_left(tmp_path: Path) -> None:
     assert done.status == 0, done.stderr.decode()
     assert run in done.text
     assert {trace for trace in traces() if run in trace} == set()
+    assert processes(run) == []
+    assert files_of_podman() == before
     again = HostRunner().run([*SEATRIAL, "clean"], timeout_s=60)
     assert run not in again.text
 

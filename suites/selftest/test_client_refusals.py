@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.client.refusals import COMMAND_WORDS, by_code, by_status, by_words
+from harness.client.refusals import COMMAND_WORDS, DOCKER_WORDS, by_code, by_status, by_words
 from harness.errors import CallTimeout, Conflict, NotFound, Refused, RuntimeRefusal, Unreachable
 
 ID = "27ab825b8b47fa3c0791f00f5959b1c97452001841fe7acf1dbc833d3f7e494f"
@@ -98,6 +98,43 @@ DOCKER = [
         Refused,
     ),
 ]
+PODMAN = [
+    ('Error: no container with name or ID "m1" found: no such container', NotFound),
+    ("Error: inspecting object: no such container m1", NotFound),
+    ("Error: 127.0.0.1:5000/seatrial/never:1: image not known", NotFound),
+    ("Error: can only create exec sessions on running containers: container state improper", Conflict),
+    (f'Error: "{ID}" is not paused, can\'t unpause: container state improper', Conflict),
+    (
+        f"Error: cannot remove container {ID} as it is running - running or paused containers cannot be removed without force: "
+        "container state improper",
+        Conflict,
+    ),
+    (
+        f'Error: creating container storage: the container name "m1" is already in use by {ID}. You have to remove that '
+        "container to be able to reuse that name: that name is already in use",
+        Conflict,
+    ),
+    (
+        "Error: crun: executable file `/no/such` not found in $PATH: No such file or directory: OCI runtime attempted to "
+        "invoke a command that was not found",
+        Refused,
+    ),
+    (
+        "Error: initializing source docker://127.0.0.1:5000/seatrial/nowhere:1: reading manifest 1 in "
+        "127.0.0.1:5000/seatrial/nowhere: name unknown: repository name not known to registry",
+        NotFound,
+    ),
+    (
+        "Error: initializing source docker://127.0.0.1:9/x:1: pinging container registry 127.0.0.1:9: Get "
+        '"https://127.0.0.1:9/v2/": dial tcp 127.0.0.1:9: connect: connection refused',
+        Unreachable,
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "kind"), PODMAN, ids=lambda value: str(value)[:40])
+def test_words_of_podman(text: str, kind: type[RuntimeRefusal]) -> None:
+    assert by_words(text, DOCKER_WORDS) is kind
 
 
 @pytest.mark.parametrize(("text", "kind"), [*RUNC, *CRUN, *CTR], ids=lambda value: str(value)[:40])

@@ -19,7 +19,7 @@ from harness.errors import CallTimeout, Conflict, NotFound, Refused, Unreachable
 from harness.image.build import write_images
 from harness.model.capability import Capability
 from harness.model.container import ContainerSpec, Stream
-from harness.model.lifecycle import Operation, State
+from harness.model.lifecycle import Contract, Operation, State
 from harness.model.record import Record
 from harness.model.subject import Subject, parse_subject
 from harness.session.trial import SPARE_IMAGE, Trial, open_trial
@@ -32,6 +32,7 @@ SUBJECTS = (
     ),
     "containerd:ctr:runc",
     "docker:sdk:runc",
+    "podman:cli:crun",
     "oci:runc",
     "oci:crun",
 )
@@ -121,7 +122,7 @@ def test_an_unknown_container_is_not_found(trial: Trial, verb: str) -> None:
 
 def test_wrong_states_are_conflicts_with_the_runtimes_words(trial: Trial, container: str) -> None:
     with pytest.raises(Conflict) as caught:
-        if trial.subject.client == "sdk":  # where a second start is none
+        if trial.client.contract is Contract.DOCKER:  # where a second start is none
             trial.client.resume(container)
         else:
             trial.client.start(container)

@@ -10,12 +10,15 @@ from types import MappingProxyType
 
 import docker
 import pytest
-from arena_traces import fresh_run, links, processes, traces
+from arena_traces import files_of_podman, fresh_run, links, processes, traces
 
 from harness.arena import Arena
+from harness.clock import wait_until
+from harness.command import Group
 from harness.engine import RunningEngine, start_engine
 from harness.engine.containerd import CRI, Containerd
 from harness.engine.handlers import require_handler
+from harness.engine.podman import Podman
 from harness.errors import ArenaError, EngineError, MachineError, UsageError
 from harness.image.build import write_images
 from harness.image.registry import serve
@@ -44,6 +47,10 @@ def arena() -> Iterator[Arena]:
 
 def ctr(engine: RunningEngine) -> list[str]:
     return ["ctr", "--address", str(engine.socket), "--namespace", "k8s.io"]
+
+
+def comm(pid: int) -> str:
+    return Path(f"/proc/{pid}/comm").read_text().strip()
 
 
 @pytest.mark.parametrize("name", ["containerd:ctr:runc", "containerd:grpc:crun", "containerd:grpc:minirt"])
@@ -114,6 +121,63 @@ def test_docker_pulls_and_runs_on_a_bridge_of_its_own(arena: Arena, blobs: Path,
         assert "docker0" in arena.run(["ip", "-o", "link"], timeout_s=10).text
 
 
+@pytest.mark.parametrize("name", ["podman:cli:crun", "podman:cli:runc", "podman:cli:minirt"])
+def test_podman_pulls_and_runs_on_a_bridge_of_its_own(arena: Arena, blobs: Path, name: str) -> None:
+    """Its own processes are the engine's, conmon too; the runtime asked for has the container; nothing is on the host."""
+    subject, before = parse_subject(name), files_of_podman()
+    with serve(arena, blobs, 5000) as registry, start_engine(subject, arena, str(registry)) as engine:
+
+        def podman(*words: str) -> str:
+            done = arena.run([*engine.command, *words], timeout_s=60, group=Group.ENGINE, env=engine.environment)
+            return done.check().text
+
+        podman("pull", "--quiet", f"{registry}/{IMAGE}")
+        placed = ["--cgroup-parent", engine.cgroup_parent, "--entrypoint", "[]", f"{registry}/{IMAGE}"]
+        said = podman("run", "--rm", *placed, *SAY)
+        assert said.startswith("hello\n")
+        assert arena.cgroups.pods in said
+        box = podman("run", "--detach", *placed, "/bin/sleep", "1000").strip()
+        program = str(require_handler(subject).program)
+        assert arena.run([program, "list", "--quiet"], timeout_s=10).check().text.split() == [box]
+        (pid,) = arena.pids("pods")
+        assert cgroup_of(arena.cgroups.layout, "memory", pid).startswith(f"{engine.cgroup_parent}/libpod-{box}")
+        # podman returns with the container's start, and may still be seen to end.
+        wait_until(lambda: [comm(it) for it in arena.pids("engine")] == ["conmon"], 10, "conmon to be alone")
+        assert "10.88.0.1/" in arena.run(["ip", "-o", "-4", "addr"], timeout_s=10).text
+    assert arena.pids("engine") == []
+    assert files_of_podman() == before
+    assert [folder for folder in ("crun", "runc", "minirt/oci") if Path("/run", folder, box).exists()] == []
+
+
+def test_the_service_of_podman_is_a_daemon_in_the_arena(arena: Arena, blobs: Path) -> None:
+    subject = parse_subject("podman:sdk:crun")
+    with serve(arena, blobs, 5000) as registry, start_engine(subject, arena, str(registry)) as engine:
+        assert engine.cgroup == cgroup_of(arena.cgroups.layout, "memory", engine.pids[0])
+        with closing(docker.DockerClient(base_url=f"unix://{engine.socket}", timeout=60)) as client:
+            client.images.pull(f"{registry}/{IMAGE}")
+            client.containers.run(
+                f"{registry}/{IMAGE}", ["/bin/sleep", "1000"], detach=True, cgroup_parent=engine.cgroup_parent
+            )
+            assert len(arena.pids("pods")) == 1
+            assert sorted(set(map(comm, arena.pids("engine")))) == ["conmon", "podman"]
+    assert arena.pids("engine") == []
+
+
+def test_podman_as_it_is_configured(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limits that cannot be raised here are asked for lower; the runtime's errors are asked for in JSON."""
+    subject = parse_subject("podman:cli:minirt")
+    podman, handler = Podman(subject, arena, "127.0.0.1:5000"), require_handler(subject)
+    for can, wanted in ((True, None), (False, ["nofile=1024:1024", "nproc=1024:1024"])):
+        monkeypatch.setattr("harness.linux.capabilities.has", lambda name, can=can: can)
+        config = podman.config(handler)
+        assert config["containers"].get("default_ulimits") == wanted
+    assert config["engine"]["lock_type"] == "file"
+    assert "minirt" in config["engine"]["runtime_supports_json"]
+    words = podman.argv(handler)
+    assert f"--runtime={handler.program}" in words
+    assert f"--root={arena.root}/podman" in words
+
+
 def test_minirt_answers_and_leaves_nothing(arena: Arena, blobs: Path) -> None:
     subject = parse_subject("minirt:grpc")
     with serve(arena, blobs, 5000) as registry, start_engine(subject, arena, str(registry)) as engine:
@@ -170,7 +234,7 @@ def test_an_engine_that_nobody_started(arena: Arena, tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize("name", ["containerd:grpc:runc", "docker:sdk:runc", "minirt:grpc"])
+@pytest.mark.parametrize("name", ["containerd:grpc:runc", "docker:sdk:runc", "podman:cli:crun", "minirt:grpc"])
 def test_an_engine_that_dies_at_its_start_shows_its_log(arena: Arena, name: str) -> None:
     subject = replace(parse_subject(name), options=MappingProxyType({"args": "--no-such-option=1"}))
     with pytest.raises(EngineError) as caught, start_engine(subject, arena, "127.0.0.1:5000"):

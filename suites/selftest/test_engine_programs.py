@@ -66,8 +66,18 @@ def test_what_is_missing_comes_with_a_remedy(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("harness.engine.opening.find_program", lambda name: None)
     assert availability(parse_subject("containerd:grpc:runc")) == "containerd is not on PATH: seatrial setup containerd"
     assert availability(parse_subject("minirt:crictl")) == "crictl is not on PATH: seatrial setup crictl"
+    assert availability(parse_subject("podman:cli:runc")) == "podman is not on PATH: seatrial setup podman"
     assert "not a program" in availability(define("mine", "oci:/nonexistent/runtime"))
     assert "no socket" in availability(define("far", "cri:unix:///nonexistent.sock"))
+
+
+def test_podman_needs_something_to_make_networks_with(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("harness.engine.podman.find_cni", lambda plugins: None)
+    monkeypatch.setattr("harness.engine.podman.HELPERS", (str(tmp_path),))
+    subject = parse_subject("podman:cli:crun")
+    assert availability(subject) == "podman has neither netavark nor CNI plugins for its networks: seatrial setup cni"
+    script(tmp_path / "netavark", "true")
+    assert availability(subject) == ""
 
 
 def test_root_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,6 +88,7 @@ def test_root_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_versions_name_engine_client_and_runtime() -> None:
     assert set(versions(parse_subject("containerd:ctr:runc"))) == {"containerd", "ctr", "runc"}
     assert set(versions(parse_subject("minirt:grpc"))) == {"minirt"}
+    assert set(versions(parse_subject("podman:cli:crun"))) == {"podman", "conmon", "crun"}
 
 
 def test_an_unknown_engine() -> None:

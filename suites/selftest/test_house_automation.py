@@ -95,5 +95,5 @@ def test_make_says_so_where_no_python_will_do(tmp_path: Path) -> None:
 @pytest.mark.parametrize("part", sorted({part for row in BUILT_IN for part in (row.engine, row.client, row.handler)}))
 def test_whatever_a_subject_is_made_of_can_be_set_up_or_comes_along(part: str) -> None:
     bundled = {"none", "builtin", "minirt", "grpc", "sdk", "oci"}
-    comes_with_containerd = {"ctr"}
-    assert part in TOOLS or part in bundled | comes_with_containerd
+    comes_with_its_engine = {"ctr", "cli"}
+    assert part in TOOLS or part in bundled | comes_with_its_engine

@@ -108,7 +108,7 @@ def test_folders_in_the_readme_are_there() -> None:
 
 def test_the_subjects_that_the_pages_name_exist() -> None:
     known = {subject.name for subject in BUILT_IN}
-    named = re.findall(r"`((?:minirt|containerd|docker|oci):[a-z:]+)`", (ROOT / "README.md").read_text())
+    named = re.findall(r"`((?:minirt|containerd|docker|podman|oci):[a-z:]+)`", (ROOT / "README.md").read_text())
     assert named
     assert set(named) <= known
 

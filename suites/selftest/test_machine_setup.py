@@ -150,6 +150,7 @@ def test_plan_without_names_is_every_default_tool() -> None:
     assert [step.tool for step in steps if isinstance(step, InstallPackages)] == [
         "containerd",
         "docker",
+        "podman",
         "runc",
         "crun",
         "cni",

@@ -11,6 +11,7 @@ import pytest
 from minirt_bundle import Bundle, open_bundle
 
 from harness.linux.namespaces import identity
+from harness.minirt.container import cgroup as cgroups
 from harness.minirt.container.idmap import open_mapping
 from harness.minirt.container.spec import IdMap
 
@@ -130,6 +131,28 @@ def test_mounts(bundle: Bundle, tmp_path: Path) -> None:
     assert lines[:4] == ["content", "content", "touch: /data/x: Read-only file system", "1770"]
     assert "noexec" in lines[4]
     assert bundle.leftovers() == []
+
+
+def test_counters_that_engines_read_are_the_containers_own(bundle: Bundle) -> None:
+    """`docker stats` shows what the cgroups of the first process have counted, of block devices too."""
+    bundle.sh("sleep 1000").create()
+    pid = bundle.state()["pid"]
+    lines = [line.split(":", 2) for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()]
+    own = {name: path for _, joined, path in lines for name in joined.split(",")}
+    counting = [name for name in ("memory", "cpuacct", "pids", "blkio", "") if name in cgroups.read_layout().v1]
+    assert {own[name].rpartition("/")[2] for name in counting or [""]} == {"box"}
+    bundle.ok("delete", "--force", "box")
+    assert bundle.leftovers() == []
+
+
+def test_a_tmpfs_has_the_mode_of_what_it_covers(bundle: Bundle) -> None:
+    """Where nothing was there, the kernel's own: `podman run --tmpfs /t --user 1000` writes there."""
+    (bundle.rootfs / "covered").mkdir(mode=0o710)
+    bundle.config["mounts"] += [
+        {"destination": destination, "type": "tmpfs", "source": "tmpfs", "options": ["size=1m"]}
+        for destination in ("/covered", "/fresh")
+    ]
+    assert bundle.run("stat -c %a /covered /fresh") == "710\n1777\n"
 
 
 def test_mount_destination_cannot_leave_the_root(bundle: Bundle, tmp_path: Path) -> None:

@@ -199,6 +199,7 @@ def test_places_of_cgroups() -> None:
         "cpuacct": "/sys/fs/cgroup/cpu,cpuacct/a/b",
         "memory": "/sys/fs/cgroup/memory/a/b",
     }
+    assert "cpu" in place_of(mixed, "/a/b", "id", Resources(), ("blkio",)).folders  # which has no mount here
     assert place_of(mixed, "", "id", Resources()).folders["memory"] == "/sys/fs/cgroup/memory/me/id"
     pure = _layout("v2")
     assert pure.version == 2

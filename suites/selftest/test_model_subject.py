@@ -22,6 +22,10 @@ def test_built_in_names() -> None:
         "docker:sdk:runc",
         "docker:sdk:crun",
         "docker:sdk:minirt",
+        "podman:cli:crun",
+        "podman:cli:runc",
+        "podman:cli:minirt",
+        "podman:sdk:crun",
         "oci:runc",
         "oci:crun",
         "oci:minirt",
@@ -56,6 +60,7 @@ def test_unknown_name_suggests_the_nearest() -> None:
         ("d=docker:unix:///run/d.sock", "attached", "sdk", "builtin", "/run/d.sock"),
         ("third=containerd:grpc:/opt/mine", "containerd", "grpc", "/opt/mine", ""),
         ("fourth=docker:sdk:/opt/mine", "docker", "sdk", "/opt/mine", ""),
+        ("fifth=podman:cli:/opt/mine", "podman", "cli", "/opt/mine", ""),
     ],
 )
 def test_own_runtimes(text: str, engine: str, client: str, handler: str, socket: str) -> None:

@@ -291,10 +291,11 @@ def cgroup_of(document: dict[str, Any]) -> Cgroup:
     return Cgroup(document["version"], document["folders"])
 
 
-def place_of(layout: Layout, path: str, id: str, resources: Resources) -> Cgroup:
+def place_of(layout: Layout, path: str, id: str, resources: Resources, counted: tuple[str, ...] = ()) -> Cgroup:
     """Where a container's cgroup will be. `path`: cgroupsPath; empty: the id, below the caller's own cgroup.
 
-    Absolute paths start at the hierarchy's mount, relative ones at the caller's own cgroup.
+    Absolute paths start at the hierarchy's mount, relative ones at the caller's own cgroup. `counted`: controllers of v1 that
+    it is in without a limit of theirs, for their counters.
     """
     from harness.minirt.container.limits import limits_v1, limits_v2
 
@@ -309,7 +310,7 @@ def place_of(layout: Layout, path: str, id: str, resources: Resources) -> Cgroup
             # What cannot be translated is refused here, before anything is made.
             continue
         return Cgroup(2, {"": _folder(layout.unified, path)})
-    wanted = [*_ALWAYS, *(controller for controller, _, _ in limits_v1(resources))]
+    wanted = [*_ALWAYS, *counted, *(controller for controller, _, _ in limits_v1(resources))]
     return Cgroup(1, {name: _folder(layout.v1[name], path) for name in dict.fromkeys(wanted) if name in layout.v1})
 
 

@@ -191,6 +191,9 @@ class MountFilesystem(Operation):
         return f"mount {self.type} on {self.destination}"
 
     def perform(self, stage: Stage) -> None:
+        # As below runc: a tmpfs has the mode of the folder that it covers; where there was none, the kernel's 1777.
+        bare = self.type == "tmpfs" and "mode=" not in self.options.data
+        covers = bare and rootfs.exists(stage.root, self.destination)
         target = rootfs.make_folder(stage.root, self.destination)
         try:
             if self.type in ("proc", "sysfs"):
@@ -201,7 +204,7 @@ class MountFilesystem(Operation):
                 target = found
             stage.check_place(target, self.type, bind=False)
             data = self.options.data
-            if self.type == "tmpfs" and "mode=" not in data:
+            if covers:
                 data = f"{data},mode={os.fstat(target).st_mode & 0o7777:o}".lstrip(",")
             if self.label and self.type not in _UNLABELLED:
                 data = f'{data},context="{self.label}"'.lstrip(",")

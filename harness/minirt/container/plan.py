@@ -99,9 +99,11 @@ def make_plan(
     preserved_fds: int = 0,
     seccomp_cache: str = "",
     overlay: str = "",
+    counted: tuple[str, ...] = (),
 ) -> Plan:
     """The plan for a container. `seccomp_cache`: a folder for compiled filters, if there is one. `overlay`: options of
-    overlayfs, where the root is to be stacked from layers in the container's own mount namespace.
+    overlayfs, where the root is to be stacked from layers in the container's own mount namespace. `counted`: as for
+    `cgroup.place_of`.
 
     Raises `SpecError`, `Unsupported` and `CgroupError`; nothing has been made then.
     """
@@ -111,7 +113,7 @@ def make_plan(
     _check_joins(spec)
     if "time" in new and spec.namespace("time") is not None and "user" in joins:
         raise Unsupported("a new time namespace inside an existing user namespace is not supported")
-    cgroup = cgroups.place_of(layout, spec.cgroups_path, id, spec.resources)
+    cgroup = cgroups.place_of(layout, spec.cgroups_path, id, spec.resources, counted)
     at_birth = 0
     late = 0
     for kind in new:

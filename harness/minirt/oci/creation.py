@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 SECCOMP_CACHE = "/run/minirt/seccomp"
 _KEPT = ("personality", "memoryPolicy")
+COUNTED = ("blkio",)
+"""Engines read the counters of the cgroups in which they find a container: in the root they would be the machine's."""
 
 
 def create(context: Context, words: Words) -> int:
@@ -86,6 +88,7 @@ def read_plan(context: Context, words: Words, id: str) -> tuple[Plan, dict[str, 
         new_keyring=not words.has("no-new-keyring"),
         preserved_fds=words.number("preserve-fds"),
         seccomp_cache=SECCOMP_CACHE,
+        counted=COUNTED,
     )
     return plan, content
 
