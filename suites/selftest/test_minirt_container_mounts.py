@@ -192,6 +192,13 @@ def test_a_link_leads_no_mount_into_proc(bundle: Bundle, add: Any) -> None:
     done = bundle.sh("true").minirt("create", "box")
     assert done.returncode == 1
     assert "/proc/sys cannot be mounted because it is inside /proc" in done.stderr
+    (bundle.rootfs / "innocent").unlink()
+    (bundle.rootfs / "innocent").symlink_to("/proc")
+    for entry in ({"type": "tmpfs", "source": "tmpfs"}, {"type": "bind", "source": str(bundle.rootfs)}):
+        bundle.config["mounts"][-1] = {"destination": "/innocent", **entry}
+        done = bundle.minirt("create", "box")
+        assert done.returncode == 1
+        assert "cannot be mounted because it is not of type proc" in done.stderr
     assert bundle.leftovers() == []
 
 
