@@ -34,6 +34,7 @@ _APPLETS = (
     "stty",
     "pwd",
     "kill",
+    "readlink",
 )
 CGROUP = f"/seatrial-test-minirt-{os.getpid()}"
 
