@@ -34,7 +34,7 @@ from harness.minirt.errors import CgroupError, SpecError, Unsupported
 from harness.minirt.oci.about import default_config
 
 BOUNDED = settings(
-    derandomize=True, deadline=None, database=None, max_examples=150, suppress_health_check=list(HealthCheck)
+    derandomize=True, deadline=None, database=None, max_examples=100, suppress_health_check=list(HealthCheck)
 )
 FEW = settings(BOUNDED, max_examples=30)
 REFUSALS = (SpecError, Unsupported, CgroupError)
@@ -238,7 +238,7 @@ def test_unknown_fields_change_nothing(document: dict[str, Any], unknown: dict[s
     assert parse_spec(document, "/bundle") == spec
 
 
-@settings(BOUNDED, max_examples=400)
+@settings(BOUNDED, max_examples=200)
 @given(broken())
 def test_a_broken_document_is_refused_or_valid_and_nothing_else(document: Any) -> None:
     fds, started = open_fds(), time.process_time()
