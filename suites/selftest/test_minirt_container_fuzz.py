@@ -21,7 +21,7 @@ from minirt_documents import JSON, broken, documents
 
 from harness.linux.capabilities import mask_of
 from harness.linux.namespaces import FLAGS
-from harness.minirt.container import mounting, nodes, operations, program, scheduling, terminal
+from harness.minirt.container import hiding, mounting, nodes, operations, program, scheduling, terminal
 from harness.minirt.container.cgroup import Layout, parse_layout
 from harness.minirt.container.document import parse, render
 from harness.minirt.container.options import PROPAGATION, parse_options
@@ -159,7 +159,7 @@ def planned(plan: Plan) -> dict[str, Any]:
         one(operations.SetPersonality),
         one(scheduling.SetMemoryPolicy),
     )
-    masked, readonly, change = one(mounting.MaskPaths), one(mounting.ReadonlyPaths), one(mounting.ChangeRoot)
+    masked, readonly, change = one(hiding.MaskPaths), one(hiding.ReadonlyPaths), one(mounting.ChangeRoot)
     late, offsets, opened = one(operations.Unshare), one(operations.TimeOffsets), one(terminal.OpenTerminal)
     made = [step for step in steps if isinstance(step, nodes.MakeDevice)]
     standard = {f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom", "tty")}

@@ -200,8 +200,9 @@ def test_versions_that_are_taken(version: str) -> None:
 
 
 def test_console_size_counts_with_a_terminal_only() -> None:
-    assert parse_spec(_with("process.consoleSize", {"height": -1}), "/b").process is not None
     config = _with("process.consoleSize", {"height": -1})
+    config["process"]["terminal"] = False
+    assert parse_spec(config, "/b").process is not None
     config["process"]["terminal"] = True
     with pytest.raises(SpecError):
         parse_spec(config, "/b")
