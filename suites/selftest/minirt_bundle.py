@@ -34,6 +34,7 @@ _APPLETS = (
     "stty",
     "pwd",
     "kill",
+    "readlink",
 )
 CGROUP = f"/seatrial-test-minirt-{os.getpid()}"
 
@@ -129,7 +130,11 @@ def open_bundle(folder: Path) -> Iterator[Bundle]:
     finally:
         for id in bundle.ok("list", "--quiet").split() if bundle.states.exists() else ():
             bundle.ok("delete", "--force", id)
-        layout = cgroups.read_layout()
-        for hierarchy in {*layout.v1.values(), *([layout.unified] if layout.unified else [])}:
-            with contextlib.suppress(FileNotFoundError):
-                Path(f"{hierarchy.folder}{CGROUP}").rmdir()
+        for states in bundle.folder.glob("states-*"):
+            for id in [path.name for path in states.iterdir()]:
+                bundle.runtime(states.name.removeprefix("states-"), "delete", "--force", id)
+        # Other runtimes use more hierarchies than minirt does.
+        for mount in read_mounts():
+            if mount.fstype in ("cgroup", "cgroup2"):
+                with contextlib.suppress(FileNotFoundError):
+                    Path(f"{mount.target}{CGROUP}").rmdir()

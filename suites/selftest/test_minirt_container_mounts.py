@@ -192,6 +192,13 @@ def test_a_link_leads_no_mount_into_proc(bundle: Bundle, add: Any) -> None:
     done = bundle.sh("true").minirt("create", "box")
     assert done.returncode == 1
     assert "/proc/sys cannot be mounted because it is inside /proc" in done.stderr
+    (bundle.rootfs / "innocent").unlink()
+    (bundle.rootfs / "innocent").symlink_to("/proc")
+    for entry in ({"type": "tmpfs", "source": "tmpfs"}, {"type": "bind", "source": str(bundle.rootfs)}):
+        bundle.config["mounts"][-1] = {"destination": "/innocent", **entry}
+        done = bundle.minirt("create", "box")
+        assert done.returncode == 1
+        assert "cannot be mounted because it is not of type proc" in done.stderr
     assert bundle.leftovers() == []
 
 
@@ -285,12 +292,14 @@ def test_devices(bundle: Bundle) -> None:
     bundle.config["root"]["readonly"] = False
     (bundle.rootfs / "dev").mkdir()
     os.mknod(bundle.rootfs / "dev/null", 0o020600, os.makedev(1, 3))
+    os.mknod(bundle.rootfs / "dev/ptmx", 0o020666, os.makedev(5, 2))
     bundle.config["linux"]["devices"] = [
         {"path": "/pipe", "type": "p", "fileMode": 0o640},
         {"path": "/deep/zero", "type": "u", "major": 1, "minor": 5},
+        {"path": "/dev/ptmx", "type": "c", "major": 5, "minor": 2},
     ]
-    script = "stat -c '%F %a' /pipe /deep/zero /dev/null; stat -c %t:%T /deep/zero; echo x > /dev/null && echo null"
-    lines = ["fifo 640", "character special file 666", "character special file 600", "1:5", "null"]
+    script = "readlink /dev/ptmx; stat -c '%F %a' /pipe /deep/zero /dev/null; stat -c %t:%T /deep/zero; echo x > /dev/null && echo null"
+    lines = ["pts/ptmx", "fifo 640", "character special file 666", "character special file 600", "1:5", "null"]
     assert bundle.run(script).splitlines() == lines
     assert bundle.run(script).splitlines() == lines
     (bundle.rootfs / "deep/zero").unlink()
@@ -299,6 +308,19 @@ def test_devices(bundle: Bundle) -> None:
     assert done.returncode == 1
     assert "make the device /deep/zero: another file is there already" in done.stderr
     assert bundle.leftovers() == []
+
+
+def test_a_dev_of_the_machine_stays_as_it_is(bundle: Bundle) -> None:
+    """What the container needs elsewhere is made all the same."""
+    bundle.config["mounts"] = [bundle.config["mounts"][0]]
+    bundle.config["mounts"].append(
+        {"destination": "/dev", "type": "bind", "source": "/dev", "options": ["rbind", "ro"]}
+    )
+    bundle.config["linux"]["devices"] = [
+        {"path": f"{folder}/mine", "type": "c", "major": 1, "minor": 3} for folder in ("/dev", "/else")
+    ]
+    assert bundle.run("test -c /dev/full && stat -c %t:%T /else/mine; ls /dev/mine 2>/dev/null || true") == "1:3\n"
+    assert not Path("/dev/mine").exists()
 
 
 def test_another_device_of_the_machine_is_not_taken_for_it(bundle: Bundle) -> None:

@@ -181,6 +181,38 @@ def test_a_container_without_a_process_can_be_created_and_not_started(bundle: Bu
     assert bundle.leftovers() == []
 
 
+@pytest.mark.parametrize(
+    ("part", "key", "module"),
+    [
+        ("process", "apparmorProfile", "/sys/kernel/security/apparmor"),
+        ("process", "selinuxLabel", "/sys/fs/selinux/enforce"),
+        ("linux", "mountLabel", "/sys/fs/selinux/enforce"),
+    ],
+)
+def test_a_label_that_nobody_enforces_is_refused(bundle: Bundle, part: str, key: str, module: str) -> None:
+    """What the runtime cannot apply "MUST generate an error and a new container MUST NOT be created" (runtime.md "Create")."""
+    if Path(module).exists():
+        pytest.skip(f"this kernel has {module}")
+    bundle.config[part][key] = "some_label"
+    done = bundle.sh("true").minirt("create", "box")
+    assert done.returncode == 1
+    assert f"{part}.{key} 'some_label': this kernel has no" in done.stderr
+    assert bundle.leftovers() == []
+
+
+def test_clocks_of_a_time_namespace(bundle: Bundle) -> None:
+    bundle.config["linux"]["namespaces"].append({"type": "time"})
+    bundle.config["linux"]["timeOffsets"] = {"boottime": {"secs": 1 << 30, "nanosecs": 5}, "monotonic": {"secs": -1}}
+    shown = bundle.run("cat /proc/uptime /proc/self/timens_offsets").split()
+    assert float(shown[0]) > 1 << 30
+    assert shown[2:] == ["monotonic", "-1", "0", "boottime", f"{1 << 30}", "5"]
+    bundle.config["linux"]["timeOffsets"] = {"monotonic": {"secs": -(1 << 31)}}
+    done = bundle.minirt("create", "box")
+    assert done.returncode == 1
+    assert "set time offsets" in done.stderr
+    assert bundle.leftovers() == []
+
+
 def test_the_last_of_several_values_counts_and_an_empty_home_is_none(bundle: Bundle) -> None:
     bundle.config["process"]["env"] = ["A=1", "HOME=", "A=2=3", "PATH=/bin"]
     assert bundle.run('echo "$A $HOME"') == "2=3 /root\n"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -20,7 +23,7 @@ from harness.minirt.container.signals import parse_signal
 from harness.minirt.container.spec import parse_spec
 from harness.minirt.container.state import check_id
 from harness.minirt.errors import CgroupError, InvalidArgument, SpecError, UsageError
-from harness.minirt.oci.about import default_config
+from harness.minirt.oci.about import default_config, features
 
 
 def _with(path: str, value: Any) -> dict[str, Any]:
@@ -57,13 +60,35 @@ def test_unknown_fields_and_nulls_are_ignored() -> None:
     [
         ("ociVersion", "one", "ociVersion"),
         ("ociVersion", "2.0.0", "ociVersion"),
+        ("ociVersion", "0.9.0", "ociVersion"),
+        ("ociVersion", "1.0", "ociVersion"),
+        ("ociVersion", "1.00.0", "ociVersion"),
+        ("ociVersion", "1.0.0-", "ociVersion"),
+        ("ociVersion", "1.0.0-01", "ociVersion"),
+        ("ociVersion", "1.0.0-a..b", "ociVersion"),
+        ("ociVersion", "1.0.0+", "ociVersion"),
+        ("ociVersion", "1.0.0+a_b", "ociVersion"),
+        ("ociVersion", "1.0.²", "ociVersion"),
+        ("ociVersion", None, "ociVersion"),
         ("root.path", "", "root.path"),
         ("root", None, "root"),
         ("process.args", [], "process.args"),
         ("process.args", [""], "process.args"),
         ("process.args", ["sh", 1], "process.args[1]"),
         ("process.args", ["s\0h"], "process.args[0]"),
+        ("process.args", ["s\ud800h"], "process.args[0]"),
         ("process.cwd", "relative", "process.cwd"),
+        ("process.env", ["A=1", "B"], "process.env[1]"),
+        ("process.env", ["=1"], "process.env[0]"),
+        ("process.env", [""], "process.env[0]"),
+        ("process.user", {"additionalGids": [-1]}, "process.user.additionalGids[0]"),
+        ("process.scheduler", {"policy": "x"}, "process.scheduler.policy"),
+        ("process.ioPriority", {"class": "IOPRIO_CLASS_BE", "priority": 9}, "process.ioPriority.priority"),
+        ("process.execCPUAffinity", {"final": "x"}, "process.execCPUAffinity.final"),
+        ("hostname", 65 * "x", "hostname"),
+        ("domainname", 33 * "ä", "domainname"),
+        ("annotations", {"": "x"}, "annotations"),
+        ("annotations", {"a": 1}, "annotations['a']"),
         ("process.user", {"uid": -1}, "process.user.uid"),
         ("process.user", {"umask": 0o1000}, "process.user.umask"),
         ("process.oomScoreAdj", 1001, "process.oomScoreAdj"),
@@ -83,12 +108,29 @@ def test_unknown_fields_and_nulls_are_ignored() -> None:
         ("linux.namespaces[0].type", "user", "linux.uidMappings"),
         ("linux.namespaces[0].path", "relative", "linux.namespaces[0].path"),
         ("linux.uidMappings", [{"containerID": 0, "hostID": 0, "size": 0}], "linux.uidMappings[0].size"),
+        ("linux.uidMappings", [{"containerID": 0, "hostID": 4294967295, "size": 2}], "linux.uidMappings[0].size"),
+        ("linux.uidMappings", [{"containerID": 0, "hostID": 0, "size": 1}], "linux.uidMappings"),
+        ("linux.gidMappings", [{"containerID": 0, "hostID": 0, "size": 1}], "linux.gidMappings"),
+        ("linux.gidMappings", [{"containerID": n, "hostID": n, "size": 1} for n in range(341)], "linux.gidMappings"),
+        ("linux.uidMappings", [{"containerID": 0, "hostID": n * 9, "size": 2} for n in (0, 1)], "linux.uidMappings"),
+        ("linux.uidMappings", [{"containerID": n * 9, "hostID": 5, "size": 2} for n in (0, 1)], "linux.uidMappings"),
+        ("linux.timeOffsets", {"monotonic": {"secs": 1}}, "linux.timeOffsets"),
+        ("linux.netDevices", {"a b": {}}, "linux.netDevices.a b"),
+        ("linux.memoryPolicy", {"mode": "MPOL_BIND"}, "linux.memoryPolicy.nodes"),
+        ("linux.devices", [{"path": "/dev/x", "type": "c", "minor": 1}], "linux.devices[0].major"),
+        ("linux.devices", [{"path": "/dev/x", "type": "b", "major": 1}], "linux.devices[0].minor"),
+        ("linux.devices", [{"path": "/dev/x", "type": "b", "major": 4096, "minor": 1}], "linux.devices[0].major"),
+        ("linux.devices", [{"path": "/dev/..", "type": "p"}], "linux.devices[0].path"),
         ("linux.devices", [{"path": "/dev/x", "type": "z"}], "linux.devices[0].type"),
         ("linux.devices", [{"path": "x", "type": "c"}], "linux.devices[0].path"),
         ("linux.rootfsPropagation", "wild", "linux.rootfsPropagation"),
         ("linux.maskedPaths", ["relative"], "linux.maskedPaths[0]"),
         ("linux.sysctl", {"kernel.panic": "1"}, "linux.sysctl['kernel.panic']"),
         ("linux.sysctl", {"net.../../kernel/panic": "1"}, "linux.sysctl['net.../../kernel/panic']"),
+        ("linux.sysctl", {"net/../kernel/panic": "1"}, "linux.sysctl['net/../kernel/panic']"),
+        ("linux.sysctl", {"kernel.hostname": "x"}, "linux.sysctl['kernel.hostname']"),
+        ("linux.sysctl", {"user.max_pid_namespaces": "1"}, "linux.sysctl['user.max_pid_namespaces']"),
+        ("linux.sysctl", {"": "1"}, "linux.sysctl['']"),
         ("linux.intelRdt", {"closID": "a/b"}, "linux.intelRdt.closID"),
         ("linux.personality", {"domain": "BSD"}, "linux.personality.domain"),
         ("linux.resources.devices", [{"access": "rx"}], "linux.resources.devices[0].access"),
@@ -101,6 +143,134 @@ def test_invalid_configs_are_refused_with_their_path(path: str, value: Any, wher
     with pytest.raises(SpecError) as caught:
         parse_spec(_with(path, value), "/bundle")
     assert caught.value.path == where
+
+
+NEW_USER = [{"type": "user"}, {"type": "mount"}, {"type": "uts"}, {"type": "time", "path": "/proc/self/ns/time"}]
+MAPS = [{"containerID": 0, "hostID": 1000, "size": 10}]
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"linux.uidMappings": [{"containerID": 1, "hostID": 1000, "size": 9}]}, "linux.uidMappings"),
+        ({"process.user": {"uid": 10}}, "linux.uidMappings"),
+        ({"process.user": {"gid": 10}}, "linux.gidMappings"),
+        ({"process.user": {"additionalGids": [4, 11]}}, "linux.gidMappings"),
+        ({"linux.gidMappings": []}, "linux.uidMappings"),
+        ({"linux.timeOffsets": {"monotonic": {"secs": 1}}}, "linux.timeOffsets"),
+        ({"linux.netDevices": {"eth0": {}}}, "linux.netDevices"),
+        ({"linux.sysctl": {"net.core.somaxconn": "1"}}, "linux.sysctl['net.core.somaxconn']"),
+        ({"linux.sysctl": {"kernel.shmmax": "1"}}, "linux.sysctl['kernel.shmmax']"),
+        ({"linux.namespaces": [{"type": "uts"}], "linux.uidMappings": [], "linux.gidMappings": []}, "mounts"),
+    ],
+)
+def test_what_namespaces_demand(changes: dict[str, Any], where: str) -> None:
+    config = _with("linux.namespaces", NEW_USER)
+    config["linux"] |= {"uidMappings": MAPS, "gidMappings": MAPS}
+    assert parse_spec(config, "/bundle").uid_maps
+    for path, value in changes.items():
+        part, key = path.split(".")
+        config[part][key] = value
+    with pytest.raises(SpecError) as caught:
+        parse_spec(config, "/bundle")
+    assert caught.value.path == where
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value"),
+    [
+        ("linux", "maskedPaths", ["/x"]),
+        ("linux", "readonlyPaths", ["/x"]),
+        ("linux", "rootfsPropagation", "private"),
+        ("root", "readonly", True),
+    ],
+)
+def test_what_needs_a_mount_namespace(part: str, key: str, value: Any) -> None:
+    config = _with("linux", {"namespaces": [{"type": "uts"}]}) | {"mounts": [], "root": {"path": "rootfs"}}
+    parse_spec(config, "/bundle")
+    config[part][key] = value
+    with pytest.raises(SpecError, match="without a mount namespace") as caught:
+        parse_spec(config, "/bundle")
+    assert caught.value.path == f"{part}.{key}"
+
+
+@pytest.mark.parametrize("version", ["1.0.0", "1.0.0-rc1", "1.0.2-dev", "1.3.0+dev", "1.2.3-0.x-y+01.a", "1.99.0"])
+def test_versions_that_are_taken(version: str) -> None:
+    assert parse_spec(_with("ociVersion", version), "/b").version == version
+
+
+def test_console_size_counts_with_a_terminal_only() -> None:
+    config = _with("process.consoleSize", {"height": -1})
+    config["process"]["terminal"] = False
+    assert parse_spec(config, "/b").process is not None
+    config["process"]["terminal"] = True
+    with pytest.raises(SpecError):
+        parse_spec(config, "/b")
+
+
+def test_what_is_warned_of() -> None:
+    config = _with("process.capabilities", {"bounding": ["CAP_NEW", "CAP_KILL"], "ambient": ["CAP_NEW"]})
+    config["linux"]["personality"] = {"domain": "LINUX", "flags": ["ADDR_NO_RANDOMIZE"]}
+    capability, flags = parse_spec(config, "/b").warnings
+    assert "CAP_NEW" in capability
+    assert "personality" in flags
+
+
+def test_features_tell_what_is_understood() -> None:
+    """What stands in features MUST be recognized in a config, each of it (features.md)."""
+    told = features()
+    for word in told["mountOptions"]:
+        assert parse_options([word]).data == ""
+    linux = told["linux"]
+    rules = [{"names": ["read"], "action": action} for action in linux["seccomp"]["actions"]]
+    argument = {"index": 0, "value": 1}
+    rules += [
+        {"names": ["read"], "action": "SCMP_ACT_LOG", "args": [argument | {"op": operator}]}
+        for operator in linux["seccomp"]["operators"]
+    ]
+    profile = {
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "architectures": linux["seccomp"]["archs"],
+        "flags": linux["seccomp"]["knownFlags"],
+        "listenerPath": "/agent",
+        "syscalls": rules,
+    }
+    assert len(parse_profile(profile).rules) == len(rules)
+    for mode in linux["memoryPolicy"]["modes"]:
+        needs = "" if mode in ("MPOL_DEFAULT", "MPOL_LOCAL") else "0"
+        assert parse_spec(_with("linux.memoryPolicy", {"mode": mode, "nodes": needs}), "/b").memory_policy is not None
+    for version in (told["ociVersionMin"], told["ociVersionMax"]):
+        parse_spec(_with("ociVersion", version), "/b")
+
+
+def test_what_a_container_does_not_ask_for_is_not_imported() -> None:
+    rare = ("scheduling", "listener", "netdevices", "rdt", "sysctl", "copying")
+    code = (
+        "import sys; from harness.minirt.oci import creation; from harness.minirt.container import document; "
+        "creation.parse_spec(document.parse(sys.argv[1]), '/b'); print(*sys.modules)"
+    )
+    argv = [sys.executable, "-c", code, json.dumps(default_config())]
+    done = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=60)
+    loaded = set(done.stdout.split())
+    assert "harness.minirt.container.launch" in loaded
+    assert not {f"harness.minirt.container.{name}" for name in rare} & loaded
+
+
+def test_sysctls_by_either_separator() -> None:
+    names = {"net.ipv4.conf.eth0/5.mtu": "1", "net/ipv4/conf/eth0.6/mtu": "2", "kernel/shmmax": "3"}
+    spec = parse_spec(_with("linux.sysctl", names), "/b")
+    paths = {"net/ipv4/conf/eth0.5/mtu": "1", "net/ipv4/conf/eth0.6/mtu": "2", "kernel/shmmax": "3"}
+    assert spec.sysctl == paths
+
+
+def test_a_sysctl_of_the_machines_own_namespace_is_refused() -> None:
+    """Also where it is given as if it were another one."""
+    config = _with("linux.sysctl", {"net.core.somaxconn": "1"})
+    for entry in config["linux"]["namespaces"]:
+        if entry["type"] == "network":
+            entry["path"] = "/proc/self/ns/net"
+    with pytest.raises(SpecError, match="of the container's own"):
+        parse_spec(config, "/b")
 
 
 @pytest.mark.parametrize("document", [None, [], "text", 3])

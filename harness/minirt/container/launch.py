@@ -90,11 +90,13 @@ def launch(
             foyer=plan.foyer,
         )
         moved: list[Moves] = []
+        grouped = False
         cgroups.create(plan.layout, plan.cgroup)
         try:
             plan.cgroup.apply(plan.resources)
             if plan.rdt is not None:
                 _make_rdt_group(plan.rdt)
+                grouped = True
             return give_birth(
                 birth,
                 stdio=(stdin, stdout, stderr),
@@ -112,8 +114,8 @@ def launch(
         except BaseException:
             for moves in moved:
                 moves.undo()
-            if plan.rdt is not None:
-                _remove_rdt_group(plan.rdt)
+            if grouped:
+                remove_rdt_group(plan)
             plan.cgroup.kill_all()
             plan.cgroup.remove()
             raise
@@ -270,15 +272,16 @@ def _make_rdt_group(group: Group) -> None:
     create(group)
 
 
-def _remove_rdt_group(group: Group) -> None:
-    """What was made of it; an error hides none that led here."""
+def remove_rdt_group(plan: Plan) -> None:
+    """Undo what was made for ``linux.intelRdt``; an error here hides none that led to it."""
+    if plan.rdt is None or not plan.rdt.removed:
+        return
     from harness.minirt.container.rdt import remove
 
-    if group.removed:
-        try:
-            remove(group.removed)
-        except StepError:
-            return
+    try:
+        remove(plan.rdt.removed)
+    except StepError:
+        return
 
 
 def _apply_scheduling(plan: Plan, pid: int) -> None:

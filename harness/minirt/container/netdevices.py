@@ -206,7 +206,7 @@ class Moves:
         except OSError:
             _settle(self._home, index, addresses, up)
             raise
-        fresh = next(iter(self._away.links().keys() - before.keys()))
+        fresh = _new_one(before, self._away.links())
         self._moved.append((fresh, name, up, addresses))
         _settle(self._away, fresh, addresses, up=True)
 
@@ -217,8 +217,8 @@ class Moves:
                 before = self._home.links()
                 self._away.set_up(index, False)
                 self._away.move(index, name, self._here)
-                _settle(self._home, next(iter(self._home.links().keys() - before.keys())), addresses, up)
-            except (OSError, StopIteration):
+                _settle(self._home, _new_one(before, self._home.links()), addresses, up)
+            except OSError:
                 continue
         self._moved.clear()
 
@@ -227,6 +227,13 @@ class Moves:
             end.close()
         for fd in self._fds:
             os.close(fd)
+
+
+def _new_one(before: Mapping[int, object], after: Mapping[int, object]) -> int:
+    """The index of the device that has come."""
+    for index in after.keys() - before.keys():
+        return index
+    raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
 
 
 def _settle(place: Netlink, index: int, addresses: list[bytes], up: bool) -> None:

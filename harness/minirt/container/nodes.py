@@ -66,7 +66,7 @@ class MakeDevice(Operation):
 
 
 class MakeLinks(Operation):
-    """Make symbolic links; one that is there already stays."""
+    """Make symbolic links; one that is there already stays, but for ptmx, which has to be the container's own."""
 
     links: tuple[tuple[str, str], ...]
     """path, what it says"""
@@ -84,6 +84,8 @@ class MakeLinks(Operation):
             try:
                 os.symlink(to, name, dir_fd=parents[folder])
             except FileExistsError:
-                continue
+                if path == "/dev/ptmx":
+                    os.unlink(name, dir_fd=parents[folder])
+                    os.symlink(to, name, dir_fd=parents[folder])
         for fd in parents.values():
             os.close(fd)

@@ -354,7 +354,7 @@ def _root_steps(
     if "mnt" not in new and "mnt" not in joins:
         yield mounting.OpenRoot(spec.root)
         if not in_user_namespace:
-            yield from _device_steps(spec, bind=False)
+            yield from _device_steps(spec, bind=False, dev_is_bound=False)
         if process is not None:
             yield mounting.MakeFolder(process.cwd)
         if parent_hooks:
@@ -391,8 +391,7 @@ def _root_steps(
             dev_is_bound = True
         if mount.options.read_only and not mount.options.bind and mounting.fills_later(mount.type, destination):
             after.append(mounting.Remount(mount.destination, Attributes(sys.MOUNT_ATTR_RDONLY)))
-    if not dev_is_bound:
-        yield from _device_steps(spec, in_user_namespace)
+    yield from _device_steps(spec, in_user_namespace, dev_is_bound)
     if process is not None:
         yield mounting.MakeFolder(process.cwd)
     if process is not None and process.terminal:
@@ -442,10 +441,15 @@ def _cgroup_mount(mount: Mount, cgroup: Cgroup, layout: Layout, own_namespace: b
     )
 
 
-def _device_steps(spec: Spec, bind: bool) -> Iterator[Operation]:
+def _device_steps(spec: Spec, bind: bool, dev_is_bound: bool) -> Iterator[Operation]:
     devices = {device.path: device for device in (*_DEFAULT_DEVICES, *spec.devices)}
     for device in devices.values():
+        # A /dev of the machine's has what it has; and its ptmx is always that of the container's own terminals.
+        if device.path == "/dev/ptmx" or (dev_is_bound and device.path.startswith("/dev/")):
+            continue
         yield nodes.MakeDevice(device.path, device.mode, device.major, device.minor, device.uid, device.gid, bind)
+    if dev_is_bound:
+        return
     links: tuple[tuple[str, str], ...] = _DEFAULT_LINKS
     if not any(mount.destination.rstrip("/") == "/dev/ptmx" for mount in spec.mounts):
         links += (("/dev/ptmx", "pts/ptmx"),)

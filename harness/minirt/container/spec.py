@@ -135,8 +135,8 @@ def parse_spec(document: Any, bundle: str) -> Spec:
     hostname, domainname = top.text("hostname"), top.text("domainname")
     if (hostname or domainname) and "uts" not in kinds:
         raise top.fail("hostname" if hostname else "domainname", "cannot be set without a uts namespace")
-    for name in ("hostname", "domainname"):
-        if len(top.text(name).encode()) > 64:  # __NEW_UTS_LEN
+    for name, value in (("hostname", hostname), ("domainname", domainname)):
+        if len(value.encode()) > 64:  # __NEW_UTS_LEN
             raise top.fail(name, "is longer than 64 bytes")
     uid_maps, gid_maps = _id_maps(linux, "uidMappings"), _id_maps(linux, "gidMappings")
     _check_maps(linux, namespaces, uid_maps, gid_maps, process)
@@ -288,10 +288,11 @@ def _mount(entry: Reader, bundle: str, may_map: bool) -> Mount:
     if not destination.startswith("/"):
         # Deprecated, but "it MAY be a relative path, in which case it MUST be interpreted as relative to /".
         destination = "/" + destination
-    options = parse_options(entry.texts("options"))
+    words = entry.texts("options")
+    options = parse_options(words)
     kind, source = entry.text("type"), entry.text("source")
     if kind == "bind" and not options.bind:
-        options = parse_options(("bind", *entry.texts("options")))
+        options = parse_options(("bind", *words))
     if options.bind:
         if not source and not options.remount:
             raise entry.fail("source", "is needed for a bind mount")
@@ -302,10 +303,14 @@ def _mount(entry: Reader, bundle: str, may_map: bool) -> Mount:
         raise entry.fail("type", "is missing")
     if len(options.data) > _MOST_DATA and kind != "overlay":
         raise entry.fail("options", f"are longer than {_MOST_DATA} bytes for the file system")
-    if not options.remount:
+    # The others are plainly elsewhere.
+    delicate = destination.startswith("/proc") or "//" in destination or "/." in destination or destination == "/"
+    if delicate and not options.remount:
         refusal = refusal_of(os.path.normpath("/" + destination.strip("/")), kind, options.bind)
         if refusal:
             raise entry.fail("destination", refusal)
+    if not (options.idmap or entry.has("uidMappings") or entry.has("gidMappings")):
+        return Mount(destination, kind, source, options)
     maps = _id_maps(entry, "uidMappings"), _id_maps(entry, "gidMappings")
     if bool(maps[0]) != bool(maps[1]):
         raise entry.fail("uidMappings", "and gidMappings have to be given together")

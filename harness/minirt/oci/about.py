@@ -8,8 +8,10 @@ import sys
 import harness
 from harness.linux.capabilities import NAMES
 from harness.minirt.container import document
-from harness.minirt.container.options import ATTRIBUTES, FLAGS, PROPAGATION
-from harness.minirt.container.seccomp import _ACTIONS, _FLAGS, _OPERATORS
+from harness.minirt.container.hooks import NAMES as HOOKS
+from harness.minirt.container.options import ATTRIBUTES, EXTENSIONS, FLAGS, PROPAGATION
+from harness.minirt.container.scheduling import MEMORY_FLAGS, MEMORY_MODES
+from harness.minirt.container.seccomp import _ACTIONS, _FLAGS, _OPERATORS, ARCHITECTURES
 from harness.minirt.container.spec import NAMESPACES, SPEC_VERSION
 from harness.minirt.errors import UsageError
 
@@ -19,10 +21,6 @@ if TYPE_CHECKING:
 
     from harness.minirt.oci.arguments import Words
 
-_ARCHITECTURES = (
-    "AARCH64 ARM LOONGARCH64 MIPS MIPS64 MIPS64N32 MIPSEL MIPSEL64 MIPSEL64N32 PPC PPC64 PPC64LE "
-    "RISCV64 S390 S390X X32 X86 X86_64"
-)
 _DEFAULT_CAPABILITIES = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]
 
 
@@ -33,8 +31,7 @@ def version_text() -> str:
 
 def features() -> dict[str, Any]:
     """The features document of the specification (features.md)."""
-    words = {*FLAGS, *PROPAGATION, *(f"r{word}" for word in ATTRIBUTES), "tmpcopyup"}
-    hooks = ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"]
+    words = {*FLAGS, *PROPAGATION, *(f"r{word}" for word in ATTRIBUTES), *EXTENSIONS}
     return {
         "ociVersionMin": "1.0.0",
         "ociVersionMax": SPEC_VERSION,
@@ -44,7 +41,7 @@ def features() -> dict[str, Any]:
             "org.opencontainers.runc.checkpoint.enabled": "true",
             **_seccomp_version(),
         },
-        "hooks": hooks,
+        "hooks": list(HOOKS),
         "mountOptions": sorted(words),
         "potentiallyUnsafeConfigAnnotations": ["org.systemd.property.", "org.criu.config"],
         "linux": {
@@ -55,14 +52,16 @@ def features() -> dict[str, Any]:
                 "enabled": _has_seccomp(),
                 "actions": sorted(_ACTIONS),
                 "operators": sorted(_OPERATORS),
-                "archs": [f"SCMP_ARCH_{name}" for name in _ARCHITECTURES.split()],
+                "archs": sorted(ARCHITECTURES),
                 "knownFlags": sorted(_FLAGS),
                 "supportedFlags": sorted(_FLAGS),
             },
             "apparmor": {"enabled": True},
             "selinux": {"enabled": True},
-            "intelRdt": {"enabled": False},
+            "intelRdt": {"enabled": True, "schemata": True, "monitoring": True},
+            "memoryPolicy": {"modes": list(MEMORY_MODES), "flags": list(MEMORY_FLAGS)},
             "mountExtensions": {"idmap": {"enabled": True}},
+            "netDevices": {"enabled": True},
         },
     }
 

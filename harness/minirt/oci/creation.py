@@ -11,7 +11,7 @@ from harness.minirt.container import cgroup as cgroups
 from harness.minirt.container import document, state
 from harness.minirt.container.boundary import guard_descriptors
 from harness.minirt.container.gate import Gate
-from harness.minirt.container.launch import Launched, launch
+from harness.minirt.container.launch import Launched, launch, remove_rdt_group
 from harness.minirt.container.plan import make_plan
 from harness.minirt.container.record import changed
 from harness.minirt.container.spec import parse_spec
@@ -142,6 +142,7 @@ def _create(context: Context, words: Words, *, foreground: bool) -> tuple[Contai
             os.waitpid(launched.pid, 0)
             plan.cgroup.kill_all()
             plan.cgroup.remove()
+            remove_rdt_group(plan)
         state.forget(context.root, id)
         if plan.hooks.get("poststop"):
             from harness.minirt.oci.lifecycle import run_poststop_hooks

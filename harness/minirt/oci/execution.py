@@ -57,6 +57,8 @@ def _start(context: Context, words: Words) -> tuple[Launched, Relay | None]:
     if status == state.PAUSED and not words.has("ignore-paused"):
         raise WrongState("cannot exec in a paused container (use --ignore-paused to override)")
     process = _process(context, words, container)
+    for warning in process.warnings:
+        context.log("warning", warning)
     place = _place(container, words.lists.get("cgroup", []))
     console = relay = pidfd_socket = None
     socket_path = words.value("console-socket")
