@@ -231,12 +231,12 @@ class Cgroup(Record):
         name = "tasks" if self.version == 1 else "cgroup.procs"
         return tuple(f"{folder}/{name}" for folder in self.distinct)
 
-    def apply(self, resources: Resources) -> None:
-        """Write the limits of a new cgroup, the rules for devices among them."""
+    def apply(self, resources: Resources, devices: bool = True) -> None:
+        """Write the limits of a new cgroup, and the rules for `devices`, which only the machine's root may."""
         try:
-            for path, value in self.files_of(resources):
+            for path, value in self.files_of(resources, devices):
                 self.write(path, value)
-            if self.version == 2:
+            if self.version == 2 and devices:
                 from harness.minirt.container.device_filter import attach
 
                 attach(self.folders[""], resources)
