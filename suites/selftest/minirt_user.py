@@ -46,8 +46,7 @@ class UserBundle(Bundle):
     def __init__(self, home: Path) -> None:
         (home / "box").mkdir()
         super().__init__(home / "box")
-        for applet in ("readlink", "hostname", "wc", "head", "cut"):
-            (self.rootfs / "bin" / applet).hardlink_to(self.rootfs / "bin/busybox")
+        self.have("readlink", "hostname", "wc", "head", "cut")
         self.home = home
         self.run_folder = home / "run"
         self.states = self.run_folder / "minirt"
