@@ -81,7 +81,8 @@ def test_voyage(bundle: UserBundle) -> None:
     )
     second = int((bundle.home / "run/pid").read_text())
     assert _status_of(second)["Uid"].split()[0] == str(UID)
-    bundle.ok("kill", "box", "TERM")
+    assert json.loads(bundle.ok("ps", "--format", "json", "box"))[:2] == sorted((bundle.state()["pid"], second))
+    bundle.ok("kill", "--all", "box", "TERM")
     bundle.await_status("stopped")
     assert start_ticks(second) == 0  # it went with the pid namespace
     bundle.ok("delete", "box")
