@@ -42,6 +42,7 @@ _ROWS = (
     Tool("iproute2", "links and addresses, to look at", ("ip",), ("iproute2",)),
     Tool("iptables", "firewall rules of bridge networks", ("iptables",), ("iptables",)),
     Tool("busybox", "static programs of the test images", ("busybox",), ("busybox-static",)),
+    Tool("uidmap", "ids of a user's containers", ("newuidmap", "newgidmap"), ("uidmap",), default=False),
     Tool("criu", "checkpoints of minirt's containers", ("criu",), ("criu",), default=False),
     Tool("crictl", "client of any CRI engine", ("crictl",)),
 )

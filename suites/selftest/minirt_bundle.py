@@ -53,12 +53,17 @@ class Bundle:
         busybox = shutil.which("busybox")
         assert busybox is not None
         shutil.copy(busybox, self.rootfs / "bin/busybox")
-        for applet in _APPLETS:
-            (self.rootfs / "bin" / applet).hardlink_to(self.rootfs / "bin/busybox")
+        self.have(*_APPLETS)
         (self.rootfs / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000::/home/user:/bin/sh\n")
         self.config: dict[str, Any] = copy.deepcopy(default_config())
         self.config["process"]["terminal"] = False
         self.config["linux"]["cgroupsPath"] = f"{CGROUP}/box"
+
+    def have(self, *applets: str) -> None:
+        """Have these programs of busybox in /bin, beside those that are there."""
+        for path in [self.rootfs / "bin" / applet for applet in applets]:
+            if not path.exists():
+                path.hardlink_to(self.rootfs / "bin/busybox")
 
     def sh(self, script: str) -> Bundle:
         """Have the container run a script."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+from _signal import pidfd_send_signal  # type: ignore[import-not-found,unused-ignore]  # without the enumerations of `signal`
 
 from harness.minirt.container.files import read_file, write_file
 from harness.minirt.container.record import Record
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from harness.minirt.container.resources import Resources
 
 _MOST_LOOKS = 100
+_MOST_HELD = 200
+"""processes that are held by descriptor at a time"""
 _ALWAYS = ("cpu", "cpuacct", "memory", "pids", "freezer", "devices")
 _V1_NAMES = frozenset((*_ALWAYS, "cpuset", "blkio", "hugetlb", "net_cls", "net_prio", "perf_event", "rdma", "misc"))
 
@@ -177,11 +180,27 @@ class Cgroup(Record):
                 pass
             else:
                 return
-        for pid in self.pids():
-            try:
-                os.kill(pid, signal)
-            except ProcessLookupError:
-                continue
+        pids = self.pids()
+        for first in range(0, len(pids), _MOST_HELD):
+            self._signal(pids[first : first + _MOST_HELD], signal)
+
+    def _signal(self, pids: list[int], signal: int) -> None:
+        """Signal those that are its own: a container that forks fast can have the number of one that ended given to anybody."""
+        held: dict[int, int] = {}
+        try:
+            for pid in pids:
+                try:
+                    held[pid] = os.pidfd_open(pid)
+                except ProcessLookupError:
+                    continue
+            for pid in held.keys() & set(self.pids()):
+                try:
+                    pidfd_send_signal(held[pid], signal)
+                except ProcessLookupError:
+                    continue
+        finally:
+            for fd in held.values():
+                os.close(fd)
 
     def kill_all(self, timeout_s: float = 10.0) -> None:
         """Kill every process in it, frozen ones too, and wait until it is empty."""
@@ -231,12 +250,12 @@ class Cgroup(Record):
         name = "tasks" if self.version == 1 else "cgroup.procs"
         return tuple(f"{folder}/{name}" for folder in self.distinct)
 
-    def apply(self, resources: Resources) -> None:
-        """Write the limits of a new cgroup, the rules for devices among them."""
+    def apply(self, resources: Resources, devices: bool = True) -> None:
+        """Write the limits of a new cgroup, and the rules for `devices`, which only the machine's root may."""
         try:
-            for path, value in self.files_of(resources):
+            for path, value in self.files_of(resources, devices):
                 self.write(path, value)
-            if self.version == 2:
+            if self.version == 2 and devices:
                 from harness.minirt.container.device_filter import attach
 
                 attach(self.folders[""], resources)

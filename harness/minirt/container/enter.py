@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from harness.minirt.container.process import Process
 
 
+_ADMIN = 1 << 21
+
+
 class JoinProcess(Operation):
     """Enter the namespaces of a process, all at once."""
 
@@ -97,7 +100,11 @@ def enter(
                 joins["pid"] = os.open(f"/proc/{target_pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise step_error("open the container's namespaces", error) from None
-        steps = [*_steps(target_pid, pidfd, kinds, process, cgroup, keyring)]
+        # A normal user is let in by the user namespace alone, also where the process ids are: that is for a process in
+        # between, for which there is no way back.
+        detours = "user" in kinds and not syscalls.capget()[0] & _ADMIN
+        entry = [*_entry_steps(target_pid, pidfd, kinds, process, cgroup, detours)]
+        steps = [*(() if detours else entry), *_steps(kinds, process, keyring)]
         groups = beside["rdt"]["groups"] if beside and "rdt" in beside else ()
         if groups or scheduling_is_wanted(process):
             steps.append(operations.AskParent("scheduling"))
@@ -111,6 +118,7 @@ def enter(
             cgroup_folder=cgroup.folders.get("", "") if cgroup.version == 2 else "",
             joins=joins,
             preserved_fds=preserved_fds,
+            foyer=tuple(entry) if detours else (),
         )
 
         def start() -> Launched:
@@ -133,8 +141,8 @@ def enter(
         os.close(pidfd)
 
 
-def _steps(
-    target_pid: int, pidfd: int, kinds: list[str], process: Process, cgroup: Cgroup, keyring: str
+def _entry_steps(
+    target_pid: int, pidfd: int, kinds: list[str], process: Process, cgroup: Cgroup, at_once: bool
 ) -> Iterator[Operation]:
     if cgroup.version == 1 and cgroup.folders:
         yield operations.JoinCgroup(cgroup.join_files())
@@ -149,13 +157,16 @@ def _steps(
         yield operations.SetRlimit(names[limit.resource], limit.resource, limit.soft, limit.hard)
     flags = 0
     for kind in kinds:
-        flags |= FLAGS[kind] if kind != "pid" else 0
+        flags |= FLAGS[kind] if kind != "pid" or at_once else 0
     if "mnt" not in kinds:
         yield JoinRoot(target_pid, pidfd)
     if flags:
         yield JoinProcess(pidfd, flags)
     if "user" in kinds:
         yield operations.BecomeRoot()
+
+
+def _steps(kinds: list[str], process: Process, keyring: str) -> Iterator[Operation]:
     if keyring:
         yield operations.NewKeyring(keyring)
     if process.terminal:

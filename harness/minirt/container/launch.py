@@ -14,10 +14,11 @@ from harness.minirt.container import channel as channels
 from harness.minirt.container.detour import clone_by_detour
 from harness.minirt.container.hooks import run_hooks
 from harness.minirt.container.idmap import write_maps
-from harness.minirt.container.operations import Stage
+from harness.minirt.container.operations import JoinNamespaces, Stage
 from harness.minirt.container.plan import state_text
+from harness.minirt.container.procfs import in_user_namespace
 from harness.minirt.container.program import AwaitStart
-from harness.minirt.container.record import Record
+from harness.minirt.container.record import Record, changed
 from harness.minirt.errors import StepError, step_error
 
 TYPE_CHECKING = False
@@ -93,7 +94,7 @@ def launch(
         grouped = False
         cgroups.create(plan.layout, plan.cgroup)
         try:
-            plan.cgroup.apply(plan.resources)
+            plan.cgroup.apply(plan.resources, plan.limits_devices)
             if plan.rdt is not None:
                 _make_rdt_group(plan.rdt)
                 grouped = True
@@ -139,6 +140,9 @@ def give_birth(
     """Clone the child and see it through. On any error it is killed and reaped."""
     ours, theirs = channels.pair()
     cgroup_fd = own_pid_namespace = -1
+    if "pid" in birth.joins and not birth.foyer and in_user_namespace():
+        # From there we could not get back to the pid namespace that we are in, for that belongs to the machine.
+        birth = changed(birth, foyer=(JoinNamespaces(("pid",)),))
     stage = Stage(theirs, birth.joins, console, gate, trampoline)
     try:
         if birth.cgroup_folder:

@@ -20,6 +20,7 @@ from harness.minirt.container.stacking import mount_overlay
 
 _ATTACH = sys.MOVE_MOUNT_F_EMPTY_PATH | sys.MOVE_MOUNT_T_EMPTY_PATH
 _UNLABELLED = ("proc", "sysfs", "mqueue")
+_STAND_INS = {"sysfs": "/sys", "mqueue": "/dev/mqueue", "proc": "/proc"}
 ANCHORS = ("/proc", "/sys")
 """where paths are hidden and made read-only: whoever can move these folders shall not get away with it"""
 _MOUNT_ONLY = sys.MS_BIND | sys.MS_REC | sys.MS_REMOUNT
@@ -209,7 +210,12 @@ class MountFilesystem(Operation):
             if self.label and self.type not in _UNLABELLED:
                 data = f'{data},context="{self.label}"'.lstrip(",")
             if self.type in DETACHABLE and not self.options.subfolder:
-                self._attach(stage, target, data)
+                try:
+                    tree = self._make(target, data)
+                except PermissionError:
+                    tree = self._stand_in()
+                late = self.options.read_only and fills_later(self.type, self.destination)
+                attach(stage, tree, target, self.destination, self.options, keep=late)
             else:
                 self._mount(stage, target, data)
         except OSError as error:
@@ -219,11 +225,10 @@ class MountFilesystem(Operation):
         finally:
             os.close(target)
 
-    def _attach(self, stage: Stage, target: int, data: str) -> None:
+    def _make(self, target: int, data: str) -> int:
         options = self.options
         flags, attributes = options.flags, options.attributes.set
-        late = options.read_only and fills_later(self.type, self.destination)
-        if late:
+        if fills_later(self.type, self.destination):
             flags, attributes = flags & ~sys.MS_RDONLY, attributes & ~sys.MOUNT_ATTR_RDONLY
         tree = make_filesystem(self.type, self.source, flags, attributes, data)
         if options.copy_up:
@@ -234,7 +239,16 @@ class MountFilesystem(Operation):
         if self.label and self.type == "mqueue":  # knows no such option
             os.setxattr(rootfs.magic(tree), "security.selinux", self.label.encode())
         set_attributes(tree, options.recursive, recursive=True)
-        attach(stage, tree, target, self.destination, options, keep=late)
+        return tree
+
+    def _stand_in(self) -> int:
+        """What the machine has of it: a user namespace may only mount what shows its own network, queues or processes."""
+        place = _STAND_INS.get(self.type)
+        if place is None or not procfs.in_user_namespace():
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM).lower())
+        tree = sys.open_tree(sys.AT_FDCWD, place, sys.OPEN_TREE_CLONE | sys.AT_RECURSIVE)
+        set_attributes(tree, Attributes(self.options.attributes.set), recursive=True)
+        return tree
 
     def _mount(self, stage: Stage, target: int, data: str) -> None:
         options = self.options

@@ -83,6 +83,26 @@ class Stage:
             self._proc = procfs.open_procfs()
         return self._proc
 
+    def set_groups(self, groups: tuple[int, ...]) -> None:
+        """Be in these groups. Who has mapped their own alone had to give up that right, and stays in those that they have."""
+        try:
+            os.setgroups(groups)
+        except PermissionError:
+            if groups or procfs.read_file(self.proc, "self/setgroups").strip() != "deny":
+                raise
+
+    def write_own(self, name: str, text: str) -> None:
+        """Write to one of our own files in procfs."""
+        try:
+            procfs.write_file(self.proc, f"self/{name}", text)
+        except PermissionError:
+            # As long as nobody may look into us, they belong to the machine's root.
+            syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
+            try:
+                procfs.write_file(self.proc, f"self/{name}", text)
+            finally:
+                syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+
     def mapping(self, maps: Maps) -> int:
         """A descriptor of what the kernel takes for that mapping of ids; made once."""
         if maps == OF_THE_CONTAINER:
@@ -158,14 +178,21 @@ class JoinNamespaces(Operation):
 
 
 class AwaitIdMaps(Operation):
-    """Let the parent write the id maps of the new user namespace."""
+    """Let the parent write the id maps of the new user namespace. `by_user`: it is a normal user."""
+
+    by_user: bool = False
 
     @property
     def title(self) -> str:
         return "map ids"
 
     def perform(self, stage: Stage) -> None:
+        # The files of a process that nobody may look into belong to the machine's root.
+        if self.by_user:
+            syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
         stage.channel.ask("maps")
+        if self.by_user:
+            syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
 
 
 class BecomeRoot(Operation):
@@ -176,7 +203,7 @@ class BecomeRoot(Operation):
         return "become root of the user namespace"
 
     def perform(self, stage: Stage) -> None:
-        os.setgroups([])
+        stage.set_groups(())
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
 
@@ -191,7 +218,7 @@ class TimeOffsets(Operation):
         return "set time offsets"
 
     def perform(self, stage: Stage) -> None:
-        procfs.write_file(stage.proc, "self/timens_offsets", self.text)
+        stage.write_own("timens_offsets", self.text)
 
 
 class SetOomScore(Operation):
@@ -205,7 +232,7 @@ class SetOomScore(Operation):
 
     def perform(self, stage: Stage) -> None:
         if procfs.read_file(stage.proc, "self/oom_score_adj").strip() != str(self.score):
-            procfs.write_file(stage.proc, "self/oom_score_adj", str(self.score))
+            stage.write_own("oom_score_adj", str(self.score))
 
 
 class SetSysctl(Operation):
@@ -335,7 +362,7 @@ class BecomeUser(Operation):
             capabilities.set_bounding(self.bounding)
         syscalls.prctl(syscalls.PR_SET_KEEPCAPS, 1)
         if self.may_set_groups:
-            os.setgroups(self.groups)
+            stage.set_groups(self.groups)
         os.setresgid(self.gid, self.gid, self.gid)
         os.setresuid(self.uid, self.uid, self.uid)
         syscalls.prctl(syscalls.PR_SET_KEEPCAPS, 0)

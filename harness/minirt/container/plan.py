@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from harness.minirt.container.operations import Operation
     from harness.minirt.container.rdt import Group
     from harness.minirt.container.resources import Resources
+    from harness.minirt.container.rights import Rights
     from harness.minirt.container.scheduling import MemoryPolicy
 
 _CHAR = 0o020000
@@ -86,6 +87,9 @@ class Plan(Record):
     net_devices: dict[str, str] = {}  # noqa: RUF012
     rdt: Group | None = None
     warnings: tuple[str, ...] = ()
+    shortfalls: tuple[str, ...] = ()
+    """what of the config the caller's rights do not reach to"""
+    limits_devices: bool = True
 
 
 def make_plan(
@@ -100,10 +104,11 @@ def make_plan(
     seccomp_cache: str = "",
     overlay: str = "",
     counted: tuple[str, ...] = (),
+    rights: Rights | None = None,
 ) -> Plan:
     """The plan for a container. `seccomp_cache`: a folder for compiled filters, if there is one. `overlay`: options of
     overlayfs, where the root is to be stacked from layers in the container's own mount namespace. `counted`: as for
-    `cgroup.place_of`.
+    `cgroup.place_of`. `rights`: those of a caller who is not the machine's root, if so.
 
     Raises `SpecError`, `Unsupported` and `CgroupError`; nothing has been made then.
     """
@@ -114,6 +119,12 @@ def make_plan(
     if "time" in new and spec.namespace("time") is not None and "user" in joins:
         raise Unsupported("a new time namespace inside an existing user namespace is not supported")
     cgroup = cgroups.place_of(layout, spec.cgroups_path, id, spec.resources, counted)
+    shortfalls: tuple[str, ...] = ()
+    if rights is not None:
+        from harness.minirt.container.rights import confine
+
+        spec, cgroup, shortfalls = confine(spec, layout, cgroup, rights)
+        process = spec.process
     at_birth = 0
     late = 0
     for kind in new:
@@ -131,11 +142,13 @@ def make_plan(
     profile = None if spec.seccomp is None else seccomp.compile_profile(spec.seccomp, seccomp_cache)
     # Mapping ids takes a process whose own id is known to the machine's /proc, and which the machine trusts.
     detours = "user" in joins or any(_maps(spec, mount) for mount in spec.mounts)
-    foyer = _foyer_steps(spec, process, cgroup, joins, new, overlay) if detours else ()
+    by_user = rights is not None and not rights.privileged
+    prepares = detours and not by_user and "mnt" in new
+    foyer = _foyer_steps(spec, process, cgroup, joins, prepares, overlay) if detours else ()
     setup = [
         *(() if detours else _privileged_steps(process, cgroup)),
-        *_namespace_steps(spec, new, () if detours else joins, late, new_keyring, id),
-        *_root_steps(spec, process, cgroup, layout, new, joins, pivot, bundle, id, overlay, detours and "mnt" in new),
+        *_namespace_steps(spec, new, () if detours else joins, late, new_keyring, id, by_user),
+        *_root_steps(spec, process, cgroup, layout, new, joins, pivot, bundle, id, overlay, prepares),
     ]
     finish: list[Operation] = []
     if spec.intel_rdt is not None or scheduling_is_wanted(process):
@@ -180,6 +193,8 @@ def make_plan(
         net_devices=_net_devices(spec),
         rdt=_rdt_group(spec, id),
         warnings=(*spec.warnings, *capability_warnings(process, in_user_namespace)),
+        shortfalls=shortfalls,
+        limits_devices=rights is None or not rights.rootless,
     )
 
 
@@ -262,10 +277,10 @@ def _privileged_steps(process: Process | None, cgroup: Cgroup) -> Iterator[Opera
 
 
 def _foyer_steps(
-    spec: Spec, process: Process | None, cgroup: Cgroup, joins: dict[str, str], new: list[str], overlay: str
+    spec: Spec, process: Process | None, cgroup: Cgroup, joins: dict[str, str], prepares: bool, overlay: str
 ) -> Iterator[Operation]:
     yield from _privileged_steps(process, cgroup)
-    if "mnt" in new:
+    if prepares:
         yield preparing.LeaveMounts()
         if overlay:
             yield preparing.PrepareOverlay(preparing.ROOT, spec.root, overlay, _maps_of_root(spec))
@@ -310,12 +325,12 @@ def _maps(spec: Spec, mount: Mount) -> Maps | None:
 
 
 def _namespace_steps(
-    spec: Spec, new: list[str], joins: Iterable[str], late: int, new_keyring: bool, id: str
+    spec: Spec, new: list[str], joins: Iterable[str], late: int, new_keyring: bool, id: str, by_user: bool
 ) -> Iterator[Operation]:
     if kinds := tuple(kind for kind in joins if kind != "pid"):
         yield operations.JoinNamespaces(kinds)
     if "user" in new:
-        yield operations.AwaitIdMaps()
+        yield operations.AwaitIdMaps(by_user)
         yield operations.BecomeRoot()
     if late:
         yield operations.Unshare(late)
@@ -427,11 +442,15 @@ def _mount_step(mount: Mount, cgroup: Cgroup, layout: Layout, new: list[str], la
 
 
 def _cgroup_mount(mount: Mount, cgroup: Cgroup, layout: Layout, own_namespace: bool) -> Operation:
-    if cgroup.version == 2:
-        return mounting.MountCgroups(mount.destination, mount.options, (), (), cgroup.folders[""], own_namespace)
+    if layout.version == 2:
+        assert layout.unified is not None
+        folder = cgroup.folders.get("") or f"{layout.unified.folder}{layout.unified.own}"
+        return mounting.MountCgroups(mount.destination, mount.options, (), (), folder, own_namespace)
     hierarchies: dict[str, tuple[str, str, str]] = {}
     links = []
-    for controller, folder in cgroup.folders.items():
+    # Who has no cgroup of their own is in the one that we are in.
+    folders = cgroup.folders or {name: f"{item.folder}{item.own}" for name, item in layout.v1.items()}
+    for controller, folder in folders.items():
         joined = layout.v1[controller].name
         hierarchies[joined] = (joined, joined, folder)
         if joined != controller:

@@ -24,6 +24,12 @@ def open_procfs(path: str = "/proc") -> int:
     return fd
 
 
+def in_user_namespace() -> bool:
+    """Whether our user namespace is another one than the machine's."""
+    with open("/proc/self/uid_map", "rb", buffering=0) as file:
+        return file.read().split() != [b"0", b"0", b"4294967295"]
+
+
 def write_file(proc: int, path: str, text: str) -> None:
     """Write to a file of the procfs in one call; the error names it."""
     fd = syscalls.openat2(proc, path, os.O_WRONLY, _RESOLVE)

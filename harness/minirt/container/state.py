@@ -186,6 +186,25 @@ def is_alive(container: Container) -> bool:
     return bool(container.pid) and start_ticks(container.pid) == container.pid_started
 
 
+def pids_of(container: Container) -> list[int]:
+    """Its processes: those of its cgroup, or, where a normal user could make none, of its pid namespace."""
+    if container.cgroup.folders:
+        return container.cgroup.pids()
+    if not is_alive(container):
+        return []
+    own = _pid_namespace(str(container.pid))
+    if own in (0, _pid_namespace("self")):
+        return [container.pid]
+    return sorted(int(name) for name in os.listdir("/proc") if name.isdigit() and _pid_namespace(name) == own)
+
+
+def _pid_namespace(name: str) -> int:
+    try:
+        return os.stat(f"/proc/{name}/ns/pid").st_ino
+    except OSError:
+        return 0
+
+
 def status_of(root: str, container: Container) -> str:
     """created, running, paused or stopped, as things are now; what was paused before it was started is paused."""
     if not is_alive(container):

@@ -26,7 +26,7 @@ class Context:
     __slots__ = ("_format", "_log", "debug", "root", "rootless", "systemd")
 
     def __init__(self, words: Words) -> None:
-        self.root = os.path.abspath(words.value("root", DEFAULT_ROOT))
+        self.root = os.path.abspath(words.value("root") or _default_root())
         self._log = words.value("log")
         self._format = words.value("log-format", "text")
         self.debug = words.has("debug")
@@ -57,6 +57,23 @@ class Context:
             return
         os.write(fd, f"{line}\n".encode(errors="replace"))
         os.close(fd)
+
+
+def _default_root() -> str:
+    """Where states are kept: a normal user's below their own $XDG_RUNTIME_DIR."""
+    folder = os.environ.get("XDG_RUNTIME_DIR", "")
+    if os.geteuid() == 0:
+        from harness.minirt.container.procfs import in_user_namespace
+
+        # Inside of a user namespace this may be a normal user who is called root there.
+        if not folder or os.environ.get("USER") == "root" or not in_user_namespace():
+            return DEFAULT_ROOT
+    if not folder:
+        raise UsageError("XDG_RUNTIME_DIR is not set: --root has to say where the states of containers are kept")
+    root = f"{folder}/minirt"
+    os.makedirs(root, 0o700, exist_ok=True)
+    os.chmod(root, 0o1700)  # sticky, else what is old in there may be cleared away (XDG Base Directory Specification)
+    return root
 
 
 def main(argv: Sequence[str]) -> int:

@@ -13,6 +13,7 @@ from harness.minirt.container.boundary import guard_descriptors
 from harness.minirt.container.gate import Gate
 from harness.minirt.container.launch import Launched, launch, remove_rdt_group
 from harness.minirt.container.plan import make_plan
+from harness.minirt.container.procfs import in_user_namespace
 from harness.minirt.container.record import changed
 from harness.minirt.container.spec import parse_spec
 from harness.minirt.errors import SpecError, UsageError, step_error
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from _socket import socket
 
     from harness.minirt.container.plan import Plan
+    from harness.minirt.container.rights import Rights
     from harness.minirt.container.state import Container
     from harness.minirt.oci.arguments import Words
     from harness.minirt.oci.command import Context
@@ -89,8 +91,18 @@ def read_plan(context: Context, words: Words, id: str) -> tuple[Plan, dict[str, 
         preserved_fds=words.number("preserve-fds"),
         seccomp_cache=SECCOMP_CACHE,
         counted=COUNTED,
+        rights=read_rights(context),
     )
     return plan, content
+
+
+def read_rights(context: Context) -> Rights | None:
+    """What we may do; None: everything."""
+    if context.rootless in ("", "auto") and os.geteuid() == 0 and not in_user_namespace():
+        return None
+    from harness.minirt.container import rights
+
+    return rights.read_rights(context.rootless)
 
 
 def _create(context: Context, words: Words, *, foreground: bool) -> tuple[Container, Launched, Relay | None]:
@@ -100,6 +112,8 @@ def _create(context: Context, words: Words, *, foreground: bool) -> tuple[Contai
     trampoline = _protect(plan, content)
     for warning in plan.warnings:
         context.log("warning", warning)
+    for shortfall in plan.shortfalls:
+        context.warn(shortfall)
     console = relay = pidfd_socket = None
     socket_path = words.value("console-socket")
     if socket_path and not plan.terminal:

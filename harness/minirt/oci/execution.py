@@ -16,7 +16,7 @@ from harness.minirt.container.record import changed
 from harness.minirt.container.sealing import seal
 from harness.minirt.container.seccomp import compile_profile
 from harness.minirt.errors import CgroupError, ExecError, MinirtError, SpecError, UsageError, WrongState
-from harness.minirt.oci.creation import SECCOMP_CACHE, connect, send_pidfd, write_pid_file
+from harness.minirt.oci.creation import SECCOMP_CACHE, connect, read_rights, send_pidfd, write_pid_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,6 +59,14 @@ def _start(context: Context, words: Words) -> tuple[Launched, Relay | None]:
     process = _process(context, words, container)
     for warning in process.warnings:
         context.log("warning", warning)
+    rights = read_rights(context)
+    if rights is not None and rights.rootless:
+        from harness.minirt.container.rights import keep_within
+
+        told: list[str] = []
+        process = keep_within(process, told)
+        for shortfall in told:
+            context.warn(shortfall)
     place = _place(container, words.lists.get("cgroup", []))
     console = relay = pidfd_socket = None
     socket_path = words.value("console-socket")

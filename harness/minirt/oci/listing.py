@@ -54,7 +54,7 @@ def list_processes(context: Context, words: Words) -> int:
     """
     form = _format(words)
     id, *options = words.arguments
-    pids = state.load(context.root, id).cgroup.pids()
+    pids = state.pids_of(state.load(context.root, id))
     if form == "json":
         sys.stdout.write(document.render(pids) + "\n")
     elif options:

@@ -12,7 +12,7 @@ GLOBAL_OPTIONS = (
     Option("log-format", "text or json", "FORMAT", default="text"),
     Option("debug", "log more"),
     Option("systemd-cgroup", "let systemd make the cgroups: cgroupsPath is then SLICE:PREFIX:NAME"),
-    Option("rootless", "run without root: true, false, auto (ignored)", "MODE"),
+    Option("rootless", "do without what needs root, cgroups foremost: true, false or auto", "MODE", default="auto"),
     Option("version", "print the version", short="v"),
     Option("help", "print this help", short="h"),
 )
