@@ -344,7 +344,7 @@ def v2(tmp_path: Path) -> Path:
 def change(folder: Path, asked: dict[str, Any]) -> dict[str, str]:
     """What an update writes there: the files that it changes."""
     merged = merge(CONFIG, asked)
-    resources = parse_resources(Reader(complete(asked, merged, 2), "linux.resources"))
+    resources = parse_resources(Reader(complete(asked, merged, together=True), "linux.resources"))
     for name in FRESH:
         # The kernel replaces the whole; a file keeps what is longer.
         (folder / name).write_text("")

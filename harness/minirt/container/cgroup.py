@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from harness.minirt.container.resources import Resources
+    from harness.minirt.container.systemd import Unit
 
 _MOST_LOOKS = 100
 _MOST_HELD = 200
@@ -50,8 +51,12 @@ class Layout(Record):
         return 1 if self.v1 or self.unified is None else 2
 
 
-def parse_layout(mountinfo: str, own: str) -> Layout:
-    """The layout in the texts of ``/proc/self/mountinfo`` and ``/proc/self/cgroup``."""
+def parse_layout(mountinfo: str, own: str, named: bool = False) -> Layout:
+    """The layout in the texts of ``/proc/self/mountinfo`` and ``/proc/self/cgroup``.
+
+    With `named` systemd's own hierarchy is among those of v1: it is where (or, in a mix, in the v2 tree) it looks for its
+    units' processes, so a container of a unit has to be in it.
+    """
     paths: dict[str, str] = {}
     for line in own.splitlines():
         _, joined, path = line.split(":", 2)
@@ -68,7 +73,7 @@ def parse_layout(mountinfo: str, own: str) -> Layout:
         if kind == "cgroup2":
             unified = unified or Hierarchy("", folder, _below(paths.get("", "/"), root))
             continue
-        names = [name for name in options.split(",") if name in _V1_NAMES]
+        names = [name for name in options.split(",") if name in _V1_NAMES or (named and name == "name=systemd")]
         for name in names:
             v1.setdefault(name, Hierarchy(",".join(names), folder, _below(paths.get(name, "/"), root)))
     return Layout(v1, unified)
@@ -81,9 +86,9 @@ def _below(path: str, root: str) -> str:
     return path
 
 
-def read_layout() -> Layout:
+def read_layout(named: bool = False) -> Layout:
     """The layout as this process sees it now."""
-    return parse_layout(read_file("/proc/self/mountinfo"), read_file("/proc/self/cgroup"))
+    return parse_layout(read_file("/proc/self/mountinfo"), read_file("/proc/self/cgroup"), named)
 
 
 class Cgroup(Record):
@@ -91,9 +96,12 @@ class Cgroup(Record):
 
     version: int
     folders: dict[str, str]
+    unit: Unit | None = None
+    """systemd's, where it makes the cgroup"""
 
     def as_document(self) -> dict[str, Any]:
-        return {"version": self.version, "folders": self.folders}
+        document: dict[str, Any] = {"version": self.version, "folders": self.folders}
+        return document if self.unit is None else {**document, "unit": self.unit.as_document()}
 
     @property
     def distinct(self) -> tuple[str, ...]:
@@ -102,7 +110,7 @@ class Cgroup(Record):
 
     def pids(self) -> list[int]:
         """Every process in it and below."""
-        return _pids_below(self.folders[self.chief]) if self.folders else []
+        return pids_below(self.folders[self.chief]) if self.folders else []
 
     @property
     def chief(self) -> str:
@@ -111,7 +119,8 @@ class Cgroup(Record):
 
     def part(self, name: str) -> Cgroup:
         """A part of it that is told apart by a folder of its own in the chief hierarchy; limits stay those of the whole."""
-        return Cgroup(self.version, {**self.folders, self.chief: f"{self.folders[self.chief]}/{name}"})
+        folders = {**self.folders, self.chief: f"{self.folders[self.chief]}/{name}"}
+        return Cgroup(self.version, folders, self.unit)
 
     def exists(self) -> bool:
         return any(os.path.isdir(folder) for folder in self.distinct)
@@ -222,6 +231,10 @@ class Cgroup(Record):
 
     def remove(self, timeout_s: float = 5.0) -> None:
         """Remove it with everything below; nothing happens where it is gone."""
+        if self.unit is not None:
+            from harness.minirt.container import systemd
+
+            systemd.stop(self.unit)
         for folder in self.distinct:
             failures: list[OSError] = []
 
@@ -247,11 +260,22 @@ class Cgroup(Record):
         On v1 that is ``tasks``: moving the writing thread alone needs no lock over all forks of the machine, which
         ``cgroup.procs`` does, and with it often 10 ms of waiting for a grace period.
         """
-        name = "tasks" if self.version == 1 else "cgroup.procs"
-        return tuple(f"{folder}/{name}" for folder in self.distinct)
+        tree = self.folders.get("")  # v2, also beside v1, where systemd wants to have it
+        return tuple(f"{folder}/{'cgroup.procs' if folder == tree else 'tasks'}" for folder in self.distinct)
+
+    def settle(self) -> None:
+        """To be called once the container's process is in it."""
+        if self.unit is not None:
+            from harness.minirt.container import systemd
+
+            systemd.settle(self.unit)
 
     def apply(self, resources: Resources, devices: bool = True) -> None:
         """Write the limits of a new cgroup, and the rules for `devices`, which only the machine's root may."""
+        if self.unit is not None:
+            from harness.minirt.container import systemd
+
+            resources = systemd.set_properties(self.unit, resources, self.version == 2, devices=devices)
         try:
             for path, value in self.files_of(resources, devices):
                 self.write(path, value)
@@ -307,7 +331,12 @@ NO_CGROUP = Cgroup(1, {})
 
 def cgroup_of(document: dict[str, Any]) -> Cgroup:
     """Undo `Cgroup.as_document`."""
-    return Cgroup(document["version"], document["folders"])
+    unit = None
+    if "unit" in document:
+        from harness.minirt.container.systemd import unit_of_document
+
+        unit = unit_of_document(document["unit"])
+    return Cgroup(document["version"], document["folders"], unit)
 
 
 def place_of(layout: Layout, path: str, id: str, resources: Resources, counted: tuple[str, ...] = ()) -> Cgroup:
@@ -319,7 +348,7 @@ def place_of(layout: Layout, path: str, id: str, resources: Resources, counted: 
     from harness.minirt.container.limits import limits_v1, limits_v2
 
     if path.count(":") == 2 and not path.startswith("/"):
-        raise CgroupError(f"cgroupsPath {path!r} is meant for systemd's cgroup driver, which is not supported")
+        raise CgroupError(f"cgroupsPath {path!r} is meant for systemd's cgroups: --systemd-cgroup asks for them")
     if ".." in path.split("/"):
         raise CgroupError(f"cgroupsPath {path!r} holds '..'")
     path = path.rstrip("/") or id
@@ -330,7 +359,11 @@ def place_of(layout: Layout, path: str, id: str, resources: Resources, counted: 
             continue
         return Cgroup(2, {"": _folder(layout.unified, path)})
     wanted = [*_ALWAYS, *counted, *(controller for controller, _, _ in limits_v1(resources))]
-    return Cgroup(1, {name: _folder(layout.v1[name], path) for name in dict.fromkeys(wanted) if name in layout.v1})
+    named = [name for name in layout.v1 if name.startswith("name=")]
+    folders = {name: _folder(layout.v1[name], path) for name in dict.fromkeys((*wanted, *named)) if name in layout.v1}
+    if named and layout.unified is not None:
+        folders[""] = _folder(layout.unified, path)
+    return Cgroup(1, folders)
 
 
 def find(layout: Layout, path: str) -> Cgroup:
@@ -355,51 +388,36 @@ def _folder(hierarchy: Hierarchy, path: str) -> str:
 
 
 def create(layout: Layout, cgroup: Cgroup) -> None:
-    """Make the folders. Refuses one that has processes: two containers would kill each other's."""
+    """Make the folders. Refuses one that has processes: two containers would kill each other's.
+
+    A unit of systemd's is started first; it refuses a second one with the name.
+    """
+    if cgroup.unit is None:
+        _make_folders(layout, cgroup, alone=True)
+        return
+    from harness.minirt.container import systemd
+
+    systemd.start(cgroup.unit, cgroup.version == 2)
+    try:
+        _make_folders(layout, cgroup, alone=False)
+    except BaseException:
+        systemd.stop(cgroup.unit)
+        raise
+
+
+def _make_folders(layout: Layout, cgroup: Cgroup, alone: bool) -> None:
     try:
         if cgroup.version == 2:
             assert layout.unified is not None
-            _make_v2(layout.unified.folder, cgroup.folders[""])
+            _make_v2(layout.unified.folder, cgroup.folders[""], alone)
             return
         for name, folder in cgroup.folders.items():
-            if not _make(folder) and _pids_below(folder):
+            if not _make(folder) and alone and pids_below(folder):
                 raise CgroupError(f"the cgroup {folder} is not empty")
             if name == "cpuset":
                 _inherit_cpuset(layout.v1[name].folder, folder)
     except OSError as error:
         raise cgroup_error("cannot make the cgroup", error) from error
-
-
-def extend(layout: Layout, cgroup: Cgroup, path: str, resources: Resources) -> Cgroup:
-    """The cgroup with those v1 controllers added that `resources` need; its processes are moved into them.
-
-    `path` is its absolute cgroupsPath. Raises `CgroupError`.
-    """
-    if cgroup.version == 2:
-        return cgroup
-    wanted = place_of(layout, path, "", resources)
-    added = {name: folder for name, folder in wanted.folders.items() if name not in cgroup.folders}
-    if not added:
-        return cgroup
-    create(layout, Cgroup(1, added))
-    try:
-        for folder in added.values():
-            # Whoever is born while this looks is born where its parent was: so look again, until nobody is left.
-            for _ in range(_MOST_LOOKS):
-                left = set(cgroup.pids()).difference(_pids_below(folder))
-                if not left:
-                    break
-                for pid in left:
-                    try:
-                        write_file(f"{folder}/cgroup.procs", str(pid))
-                    except ProcessLookupError:
-                        continue
-                    except OSError as error:
-                        if error.errno != errno.ESRCH:
-                            raise
-    except OSError as error:
-        raise cgroup_error("cannot move the container into a cgroup", error) from error
-    return Cgroup(1, {**cgroup.folders, **added})
 
 
 def _make(folder: str) -> bool:
@@ -414,7 +432,7 @@ def _make(folder: str) -> bool:
     return True
 
 
-def _make_v2(top: str, folder: str) -> None:
+def _make_v2(top: str, folder: str, alone: bool) -> None:
     words = folder[len(top) :].strip("/").split("/")
     here = top
     for word in words:
@@ -431,7 +449,7 @@ def _make_v2(top: str, folder: str) -> None:
         try:
             os.mkdir(here, 0o755)
         except FileExistsError:
-            if here == folder and _pids_below(folder):
+            if here == folder and alone and pids_below(folder):
                 raise CgroupError(f"the cgroup {folder} is not empty") from None
 
 
@@ -444,12 +462,13 @@ def _inherit_cpuset(top: str, folder: str) -> None:
                 write_file(f"{here}/{name}", read_file(f"{parent}/{name}").strip())
 
 
-def _pids_below(folder: str) -> list[int]:
+def pids_below(folder: str) -> list[int]:
+    """Every process in a folder's cgroup and below; none where it is gone."""
     pids: list[int] = []
     try:
         pids.extend(int(word) for word in read_file(f"{folder}/cgroup.procs").split())
         for below in _folders_in(folder):
-            pids.extend(_pids_below(below))
+            pids.extend(pids_below(below))
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP):
             raise

@@ -98,7 +98,7 @@ def launch(
             if plan.rdt is not None:
                 _make_rdt_group(plan.rdt)
                 grouped = True
-            return give_birth(
+            launched = give_birth(
                 birth,
                 stdio=(stdin, stdout, stderr),
                 gate=gate,
@@ -112,6 +112,8 @@ def launch(
                     "notify": lambda number: _notify(plan, pid, number),
                 },
             )
+            plan.cgroup.settle()
+            return launched
         except BaseException:
             for moves in moved:
                 moves.undo()

@@ -451,8 +451,10 @@ def _cgroup_mount(mount: Mount, cgroup: Cgroup, layout: Layout, own_namespace: b
     # Who has no cgroup of their own is in the one that we are in.
     folders = cgroup.folders or {name: f"{item.folder}{item.own}" for name, item in layout.v1.items()}
     for controller, folder in folders.items():
+        if not controller:  # the v2 tree beside them, which only systemd looks at
+            continue
         joined = layout.v1[controller].name
-        hierarchies[joined] = (joined, joined, folder)
+        hierarchies[joined] = (joined.removeprefix("name="), joined, folder)
         if joined != controller:
             links.append((controller, joined))
     return mounting.MountCgroups(

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import errno
 
-from harness.minirt.container.cgroup import cgroup_error
+from harness.minirt.container.cgroup import Cgroup, cgroup_error, create, pids_below, place_of
 from harness.minirt.container.files import read_file, write_file
 from harness.minirt.container.limits import device_rules
-from harness.minirt.errors import CgroupError
+from harness.minirt.errors import CgroupError, MinirtError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
-    from harness.minirt.container.cgroup import Cgroup
+    from harness.minirt.container.cgroup import Layout
     from harness.minirt.container.resources import Resources
 
 _TOGETHER = {"cpu": ("quota", "period"), "memory": ("limit", "swap")}
 """What one file of cgroup v2 holds both of, or one is counted from the other"""
+_MOST_LOOKS = 100
 _BY_DEVICE = (
     "weightDevice",
     "throttleReadBpsDevice",
@@ -60,10 +62,13 @@ def _merge_rows(old: Any, new: list[Any], names: tuple[str, ...]) -> list[Any]:
     return list(rows.values())
 
 
-def complete(new: dict[str, Any], merged: dict[str, Any], version: int) -> dict[str, Any]:
-    """What has to be written for a change: `new`, and for v2 what belongs to it of the limits as they are after the change."""
+def complete(new: dict[str, Any], merged: dict[str, Any], together: bool) -> dict[str, Any]:
+    """What has to be written for a change: `new`, and with `together` what belongs to it of the limits that stay.
+
+    v2 has one file for both, and systemd one property.
+    """
     found = {part: value for part, value in new.items() if value is not None}
-    if version == 1:
+    if not together:
         return found
     for part, names in _TOGETHER.items():
         value = found.get(part)
@@ -73,14 +78,43 @@ def complete(new: dict[str, Any], merged: dict[str, Any], version: int) -> dict[
     return found
 
 
-def update(cgroup: Cgroup, resources: Resources, devices: bool = False) -> None:
+def update(
+    cgroup: Cgroup, resources: Resources, devices: bool = False, before: Callable[[], Resources] | None = None
+) -> None:
     """Change limits of a cgroup in use, all or none; with `devices` the rules for devices too, which are then these.
 
-    Raises `CgroupError` with the file and the kernel's reason, once everything is as it was.
+    `before` gives the limits so far, which a unit of systemd's gets back. Raises `CgroupError` with the file and the kernel's
+    reason, once everything is as it was.
     """
-    wanted = cgroup.files_of(resources, devices=False)
     if resources.check_before_update and cgroup.version == 2:
         _check_usage(cgroup, resources)
+    if cgroup.unit is not None:
+        resources = _update_unit(cgroup, resources, devices)
+    try:
+        _update_files(cgroup, resources, devices)
+    except MinirtError:
+        if cgroup.unit is not None and before is not None:
+            _update_unit(cgroup, before(), devices)
+        raise
+
+
+def _update_unit(cgroup: Cgroup, resources: Resources, devices: bool) -> Resources:
+    from harness.minirt.container import systemd
+
+    assert cgroup.unit is not None
+    # On v1 systemd refuses all devices before it allows the new ones: nobody is to run into that.
+    stands = devices and cgroup.version == 1 and not cgroup.is_frozen()
+    if stands:
+        cgroup.freeze()
+    try:
+        return systemd.set_properties(cgroup.unit, resources, cgroup.version == 2, devices)
+    finally:
+        if stands:
+            cgroup.thaw()
+
+
+def _update_files(cgroup: Cgroup, resources: Resources, devices: bool) -> None:
+    wanted = cgroup.files_of(resources, devices=False)
     undo: list[tuple[str, str]] = []
     # v1 refuses a memory limit above that of memory and swap, and the latter below the former; a period with which the old
     # quota is more than the parent's; a burst above the old quota. Which has to be written first depends on what they are
@@ -104,6 +138,38 @@ def update(cgroup: Cgroup, resources: Resources, devices: bool = False) -> None:
     except OSError as error:
         _write_back(undo)
         raise _reason(error, resources) from error
+
+
+def extend(layout: Layout, cgroup: Cgroup, path: str, resources: Resources) -> Cgroup:
+    """The cgroup with those v1 controllers added that `resources` need; its processes are moved into them.
+
+    `path` is its absolute cgroupsPath. Raises `CgroupError`.
+    """
+    if cgroup.version == 2:
+        return cgroup
+    wanted = place_of(layout, path, "", resources)
+    added = {name: folder for name, folder in wanted.folders.items() if name and name not in cgroup.folders}
+    if not added:
+        return cgroup
+    create(layout, Cgroup(1, added))
+    try:
+        for folder in added.values():
+            # Whoever is born while this looks is born where its parent was: so look again, until nobody is left.
+            for _ in range(_MOST_LOOKS):
+                left = set(cgroup.pids()).difference(pids_below(folder))
+                if not left:
+                    break
+                for pid in left:
+                    try:
+                        write_file(f"{folder}/cgroup.procs", str(pid))
+                    except ProcessLookupError:
+                        continue
+                    except OSError as error:
+                        if error.errno != errno.ESRCH:
+                            raise
+    except OSError as error:
+        raise cgroup_error("cannot move the container into a cgroup", error) from error
+    return Cgroup(1, {**cgroup.folders, **added}, cgroup.unit)
 
 
 def _depends(path: str) -> bool:

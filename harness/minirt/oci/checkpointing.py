@@ -67,15 +67,17 @@ def checkpoint(context: Context, words: Words) -> int:
         if status in (state.CREATED, state.STOPPED):
             raise WrongState(f"Container cannot be checkpointed in {status} state")
         spec = _spec_of(container)
+        _mode(words)
+        _check_empty(words)
         images, work = _folders(words)
         folders = [os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) for path in (images, work)]
-        options = _common(words, folders, container.root, "dump.log", container.annotations)
+        options = common_options(words, folders, container.root, "dump.log", container.annotations)
         freezer = container.cgroup.folders.get("freezer") or container.cgroup.folders.get("")
         options += [(_PID, container.pid), *([(_FREEZE_CGROUP, freezer)] if freezer else [])]
         parent = _parent(words, images)
         options += [(_PARENT, parent)] if parent else []
         options += [(_TRACK_MEMORY, True)] if parent or words.has("pre-dump") else []
-        options += _page_server(words)
+        options += page_server(words)
         status_fd = _status_fd(words)
         if not words.has("pre-dump"):
             names = (*_outer_namespaces(container, spec), *_outer_mounts(container, spec))
@@ -129,7 +131,7 @@ def _mode(words: Words) -> str:
     return mode
 
 
-def _common(
+def common_options(
     words: Words, folders: list[int], root: str, log: str, annotations: dict[str, str]
 ) -> list[tuple[int, Value]]:
     """Options of both requests. `folders`: descriptors of those of images and of work."""
@@ -164,7 +166,7 @@ def _config_of(annotations: dict[str, str]) -> str:
     return path if path and os.path.exists(path) else ""
 
 
-def _page_server(words: Words) -> list[tuple[int, Value]]:
+def page_server(words: Words) -> list[tuple[int, Value]]:
     place = words.value("page-server")
     if not place:
         return []
@@ -269,7 +271,7 @@ def _note_streams(container: Container, images: str) -> list[str]:
         except FileNotFoundError:
             streams.append("")
     names = outer_files(container.cgroup.pids())
-    known = {name: number for number in range(3) for name in outer_files_of(container.pid, number)}
+    known = {name: number for number in (2, 1, 0) for name in outer_files_of(container.pid, number)}
     outside = {name: known.get(name, -1) for name in names}
     for file, content in ((_STREAMS, streams), (_OUTSIDE, outside)):
         fd = os.open(f"{images}/{file}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -310,6 +312,7 @@ def restore(context: Context, words: Words) -> int:
         cgroups.create(plan.layout, plan.cgroup)
         plan.cgroup.apply(plan.resources)
         pid = _Restoration(words, plan, spec, images, work, folder, console).perform()
+        plan.cgroup.settle()
         container = changed(container, pid=pid, pid_started=state.start_ticks(pid))
         state.save(folder, container)
         launched = Launched(pid, os.pidfd_open(pid))
@@ -441,7 +444,7 @@ class _Restoration:
     def _options(self, worker: int) -> list[tuple[int, Value]]:
         """criu_opts; `worker` is in the container's cgroups already."""
         words, spec = self._words, self._spec
-        options = _common(words, self._folders, self._root, "restore.log", spec.annotations)
+        options = common_options(words, self._folders, self._root, "restore.log", spec.annotations)
         options += [(_EVASIVE_DEVICES, True), (_AS_SIBLING, True)]
         for number, name in ((_LSM_PROFILE, "lsm-profile"), (_LSM_CONTEXT, "lsm-mount-context")):
             if words.value(name):

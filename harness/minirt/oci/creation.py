@@ -81,11 +81,18 @@ def read_plan(context: Context, words: Words, id: str) -> tuple[Plan, dict[str, 
         raise SpecError("root.path", f"{spec.root} is not a folder")
     if os.path.realpath(spec.root) != os.path.normpath(spec.root):
         raise SpecError("root.path", f"{spec.root} is a symbolic link, or lies behind one")
+    unit = None
+    if context.systemd:
+        from harness.minirt.container import systemd
+
+        whose = systemd.USER if os.geteuid() else systemd.SYSTEM
+        unit = systemd.unit_of(spec.cgroups_path, id, whose, spec.annotations, spec.resources.unified)
+        spec = changed(spec, cgroups_path=systemd.path_of(unit))
     plan = make_plan(
         spec,
         id=id,
         bundle=bundle,
-        layout=cgroups.read_layout(),
+        layout=cgroups.read_layout(named=unit is not None),
         pivot=not words.has("no-pivot"),
         new_keyring=not words.has("no-new-keyring"),
         preserved_fds=words.number("preserve-fds"),
@@ -93,6 +100,8 @@ def read_plan(context: Context, words: Words, id: str) -> tuple[Plan, dict[str, 
         counted=COUNTED,
         rights=read_rights(context),
     )
+    if unit is not None:
+        plan = changed(plan, cgroup=changed(plan.cgroup, unit=unit))
     return plan, content
 
 

@@ -9,7 +9,9 @@ import time
 
 from harness.linux import syscalls
 from harness.minirt.container import document, state
+from harness.minirt.container.cgroup import read_layout
 from harness.minirt.container.files import read_file, write_file
+from harness.minirt.container.record import changed
 from harness.minirt.errors import MinirtError, UsageError, WrongState
 from harness.minirt.oci.statistics import read_statistics
 
@@ -150,7 +152,24 @@ def _follow(container: Container, watch: WatchV1 | WatchV2, interval_s: float) -
 
 
 def _print_statistics(container: Container) -> None:
-    _print({"type": "stats", "id": container.id, "data": read_statistics(container.cgroup)})
+    _print({"type": "stats", "id": container.id, "data": read_statistics(_with_cpuset(container))})
+
+
+def _with_cpuset(container: Container) -> Cgroup:
+    """The container's cgroup with that of its CPUs, which it shares with whoever created it unless it asked for its own."""
+    cgroup = container.cgroup
+    if cgroup.version == 2 or "cpuset" in cgroup.folders:
+        return cgroup
+    hierarchy = read_layout().v1.get("cpuset")
+    try:
+        lines = read_file(f"/proc/{container.pid}/cgroup").splitlines()
+    except OSError:
+        return cgroup
+    for line in lines:
+        _, names, path = line.split(":", 2)
+        if hierarchy is not None and "cpuset" in names.split(","):
+            return changed(cgroup, folders={**cgroup.folders, "cpuset": f"{hierarchy.folder}{path}"})
+    return cgroup
 
 
 def _print(event: dict[str, object]) -> None:

@@ -10,7 +10,7 @@ from harness.minirt.container import document, state
 from harness.minirt.container.reader import Reader
 from harness.minirt.container.record import changed
 from harness.minirt.container.resources import parse_resources
-from harness.minirt.container.updating import complete, merge
+from harness.minirt.container.updating import complete, extend, merge
 from harness.minirt.container.updating import update as update_cgroup
 from harness.minirt.errors import MinirtError, SpecError, UsageError, WrongState
 
@@ -70,16 +70,22 @@ def apply(context: Context, container: Container, asked: dict[str, Any]) -> None
     """Change the container's limits and its state. Raises `SpecError` and `CgroupError`; then everything is as it was."""
     merged = merge(container.resources or {}, asked)
     parse_resources(Reader(merged, "linux.resources"))
-    resources = parse_resources(Reader(complete(asked, merged, container.cgroup.version), "linux.resources"))
+    together = container.cgroup.version == 2 or container.cgroup.unit is not None
+    resources = parse_resources(Reader(complete(asked, merged, together), "linux.resources"))
     if not container.cgroup.folders:
         raise MinirtError("cannot set limits: the container has no cgroup of its own")
     layout = cgroups.read_layout()
-    cgroup = cgroups.extend(layout, container.cgroup, _path_of(layout, container.cgroup), resources)
+    cgroup = extend(layout, container.cgroup, _path_of(layout, container.cgroup), resources)
     if cgroup != container.cgroup:
         # Whatever becomes of the limits, who deletes the container has to know all its cgroups.
         container = changed(container, cgroup=cgroup)
         state.save(state.folder_of(context.root, container.id), container)
-    update_cgroup(cgroup, resources, devices=bool(asked.get("devices")))
+    update_cgroup(
+        cgroup,
+        resources,
+        devices=bool(asked.get("devices")),
+        before=lambda: parse_resources(Reader(container.resources or {}, "linux.resources")),
+    )
     state.save(state.folder_of(context.root, container.id), changed(container, resources=merged))
 
 

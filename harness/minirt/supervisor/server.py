@@ -230,11 +230,13 @@ class Server:
 
     def _update(self, peer: Peer, message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
         """Change the limits of a running container to ``resources`` (as config.json has them), all or none."""
+        from harness.minirt.container.updating import extend
+
         container = self._get(message["id"])
         if not container.running:
             return {}
         resources = parse_resources(Reader(message["resources"], "linux.resources"))
-        wider = cgroups.extend(self._layout, container.cgroup, message["cgroup"], resources)
+        wider = extend(self._layout, container.cgroup, message["cgroup"], resources)
         if wider is not container.cgroup:
             container.cgroup = wider
             known = states.load(f"{self._state}/containers", container.id)
