@@ -224,10 +224,10 @@ def state_document(container: Container, status: str) -> dict[str, Any]:
         "bundle": container.bundle,
         "rootfs": container.root,
         "created": container.created,
-        "owner": "",
     }
     if container.annotations:
         content["annotations"] = container.annotations
+    content["owner"] = ""
     return content
 
 

@@ -143,7 +143,7 @@ def _terminal(number: int) -> str:
 def _format(words: Words) -> str:
     form = words.value("format", "table")
     if form not in ("table", "json"):
-        raise UsageError(f"invalid format option {form!r}: table or json")
+        raise UsageError("invalid format option")
     return form
 
 
