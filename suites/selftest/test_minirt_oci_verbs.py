@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -502,3 +503,46 @@ def test_version_has_runcs_form(bundle: Bundle) -> None:
     lines = bundle.ok("--version").splitlines()
     assert lines[0].split()[:2] == ["minirt", "version"]
     assert [line.partition(": ")[0] for line in lines[1:]] == ["commit", "spec"]
+
+
+def test_keep_leaves_the_stopped_container(bundle: Bundle) -> None:
+    assert bundle.sh("exit 5").minirt("run", "--keep", "box").returncode == 5
+    assert bundle.state()["status"] == "stopped"
+    bundle.ok("delete", "box")
+    assert bundle.leftovers() == []
+
+
+@pytest.mark.parametrize("adopts", [True, False])
+def test_orphans_are_adopted_while_run_waits(bundle: Bundle, adopts: bool) -> None:
+    """In the machine's pid namespace: the parent of what outlives its own parent is `run`, unless it was told not to."""
+    bundle.config["linux"]["namespaces"] = [{"type": "mount"}]
+    del bundle.config["hostname"]
+    bundle.config["mounts"] = [bundle.config["mounts"][0]]
+    # The one in between ends at once. The first process tells its own parent, which is the runtime; the orphan tells its.
+    orphan = "sleep 0.5; exec grep PPid /proc/self/status"
+    bundle.sh(f"grep PPid /proc/$$/status; (({orphan}) & ); sleep 1.5")
+    runtime, adopter = bundle.ok("run", *([] if adopts else ["--no-subreaper"]), "box").splitlines()
+    assert runtime.startswith("PPid:")
+    assert (adopter == runtime) is adopts
+
+
+def test_sockets_of_the_starter_are_handed_on(bundle: Bundle) -> None:
+    """sd_listen_fds(3): they begin at 3, and those of --preserve-fds follow."""
+    script = "echo $LISTEN_FDS $LISTEN_PID; ls /proc/self/fd; cat <&3; cat <&4"
+    bundle.sh(script).write()
+    first, second = ((bundle.folder / name) for name in ("one", "two"))
+    first.write_text("first\n")
+    second.write_text("second\n")
+    runtime = " ".join([*bundle.program, "--root", str(bundle.states), "run", "--preserve-fds", "1", "box"])
+    command = f"LISTEN_FDS=1 LISTEN_PID=$$ exec {runtime} 3<{first} 4<{second}"
+    done = subprocess.run(
+        ["/bin/sh", "-c", command],
+        cwd=bundle.folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        stdin=subprocess.DEVNULL,
+    )
+    lines = done.stdout.splitlines()
+    assert lines[0] == "1 1"
+    assert lines[-2:] == ["first", "second"]

@@ -303,6 +303,10 @@ def restore(context: Context, words: Words) -> int:
     _mode(words)
     _check_empty(words)
     console, relay = _terminal(words, plan)
+    if not words.has("detach") and not words.has("no-subreaper"):
+        from harness.minirt.oci.foreground import adopt_orphans
+
+        adopt_orphans()
     container = record_of(words, id, plan, content)
     folder = state.reserve(context.root, id)
     pid = 0

@@ -47,6 +47,10 @@ def run(context: Context, words: Words) -> int:
     from harness.minirt.oci import lifecycle
 
     detached = words.has("detach")
+    if not detached and not words.has("no-subreaper"):
+        from harness.minirt.oci.foreground import adopt_orphans
+
+        adopt_orphans()
     container, launched, relay = _create(context, words, foreground=not detached)
     try:
         write_pid_file(words, container.pid)
@@ -77,6 +81,11 @@ def read_plan(context: Context, words: Words, id: str) -> tuple[Plan, dict[str, 
     except ValueError as error:
         raise SpecError(path, str(error)) from None
     spec = parse_spec(content, bundle)
+    sockets = activation_sockets()
+    if sockets and spec.process is not None:
+        # They are the container's: it is process 1 there.
+        env = (*spec.process.env, f"LISTEN_FDS={sockets}", "LISTEN_PID=1")
+        spec = changed(spec, process=changed(spec.process, env=env))
     if not os.path.isdir(spec.root):
         raise SpecError("root.path", f"{spec.root} is not a folder")
     if os.path.realpath(spec.root) != os.path.normpath(spec.root):
@@ -95,7 +104,7 @@ def read_plan(context: Context, words: Words, id: str) -> tuple[Plan, dict[str, 
         layout=cgroups.read_layout(named=unit is not None),
         pivot=not words.has("no-pivot"),
         new_keyring=not words.has("no-new-keyring"),
-        preserved_fds=words.number("preserve-fds"),
+        preserved_fds=preserved_fds(words),
         seccomp_cache=SECCOMP_CACHE,
         counted=COUNTED,
         rights=read_rights(context),
@@ -116,7 +125,7 @@ def read_rights(context: Context) -> Rights | None:
 
 def _create(context: Context, words: Words, *, foreground: bool) -> tuple[Container, Launched, Relay | None]:
     id = state.check_id(words.arguments[0])
-    guard_descriptors(words.number("preserve-fds"))
+    guard_descriptors(preserved_fds(words))
     plan, content = read_plan(context, words, id)
     trampoline = _protect(plan, content)
     for warning in plan.warnings:
@@ -228,6 +237,19 @@ def send_pidfd(end: socket, pidfd: int) -> None:
 
     end.sendmsg([b"pidfd"], [(SOL_SOCKET, SCM_RIGHTS, pidfd.to_bytes(4, byteorder))])
     end.close()
+
+
+def activation_sockets() -> int:
+    """How many sockets, from descriptor 3 on, our starter hands us for the container (sd_listen_fds(3))."""
+    count = os.environ.get("LISTEN_FDS", "")
+    if os.environ.get("LISTEN_PID") != str(os.getpid()) or not (count.isascii() and count.isdigit()):
+        return 0
+    return int(count)
+
+
+def preserved_fds(words: Words) -> int:
+    """How many descriptors, from 3 on, the container gets: such sockets, then those of ``--preserve-fds``."""
+    return activation_sockets() + words.number("preserve-fds")
 
 
 def _linux_part(content: dict[str, object], name: str) -> dict[str, object] | None:

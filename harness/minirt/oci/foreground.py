@@ -28,6 +28,11 @@ def release_signals() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDED_ON)
 
 
+def adopt_orphans() -> None:
+    """Become the parent of whatever the container leaves behind in our own pid namespace, so that it can be reaped."""
+    syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
+
+
 class Relay:
     """A terminal of ours for a process that has one: `fd` is the console socket to give to `launch` or `enter`."""
 
@@ -62,10 +67,18 @@ def see_through(launched: Launched, relay: Relay | None) -> int:
     try:
         if relay is not None:
             _relay(relay.open(), launched.pidfd)
-        status = os.waitstatus_to_exitcode(os.waitpid(launched.pid, 0)[1])
+        status = os.waitstatus_to_exitcode(_reap(launched.pid))
     finally:
         os.close(launched.pidfd)
     return status if status >= 0 else 128 - status
+
+
+def _reap(awaited: int) -> int:
+    """Reap children until it was the one that is waited for; its wait status."""
+    while True:
+        pid, status = os.waitpid(-1, 0)
+        if pid == awaited:
+            return status
 
 
 def _relay(master: int, pidfd: int) -> None:
