@@ -49,10 +49,12 @@ _UNITS = "kmgtp"
 def update(context: Context, words: Words) -> int:
     """Write what the options (or ``--resources``) ask for, all or nothing, and remember it for the next update."""
     id = words.arguments[0]
+    state.load(context.root, id)
+    # Before the lock: whoever writes to our standard input may take its time.
+    asked = _read_resources(words.value("resources")) if words.value("resources") else parse_flags(words)
+    _refuse_resctrl(words)
     with state.Lock(context.root, id):
         container = state.load(context.root, id)
-        asked = _read_resources(words.value("resources")) if words.value("resources") else parse_flags(words)
-        _refuse_resctrl(words)
         if state.status_of(context.root, container) == state.STOPPED:
             raise WrongState("container not running")
         memory = asked.get("memory")
