@@ -140,6 +140,12 @@ class OciTrial:
         if done.status and not (done.stdout + done.stderr).lstrip().startswith(f"{verb} ".encode()):
             raise NotExpressible(self.trial.subject.name, f"has no verb {verb}")
 
+    def needs_flag(self, verb: str, flag: str) -> None:
+        """Go on only where the runtime's own help for `verb` speaks of `flag`. Raises `NotExpressible`."""
+        done = self._honest.call(Command(verb, ("--help",)))
+        if flag.encode() not in done.stdout + done.stderr:
+            raise NotExpressible(self.trial.subject.name, f"has no flag {flag} of {verb}")
+
     @property
     def spec(self) -> tuple[int, ...]:
         """The newest version of the specification that the runtime says it knows."""

@@ -112,6 +112,7 @@ def test_user(oci: OciTrial) -> None:
 @pytest.mark.breach(swallows("exec", "--additional-gids"))
 def test_additional_groups(oci: OciTrial) -> None:
     """runc, exec: "--additional-gids value, -g value: additional gids"."""
+    oci.needs_flag("exec", "--additional-gids")
     facts = probed(oci, oci.launch(), "--additional-gids", "3000", asked=("proc:status",))
     assert "3000" in facts.status("Groups").split()
 
