@@ -1,14 +1,16 @@
 """Known deviations: what runtimes that many people use are known not to keep to, in a suite's ``deviations.toml``.
 
 A test that meets one still ends as `fail`; its reason says that the deviation is known, and links to the sentence that is
-broken. An entry is ``[[deviation]]`` with ``runtime``, ``seen`` (the versions on which it was seen), ``test`` (its name and
-parameters, without the subject), ``sentence`` (an address) and ``note``.
+broken. An entry is ``[[deviation]]`` with ``test`` (its name and parameters, without the subject; a name alone stands for all
+its parameters), ``seen`` (by runtime the versions on which it was seen), ``sentence`` (an address), ``note``, and
+``sometimes = true`` where chance decides.
 """
 
 from __future__ import annotations
 
 import functools
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,20 +23,27 @@ FILE = "deviations.toml"
 class Deviation:
     """One entry."""
 
-    runtime: str
-    seen: tuple[str, ...]
     test: str
+    seen: Mapping[str, tuple[str, ...]]
     sentence: str
     note: str
+    sometimes: bool = False
 
-    def __str__(self) -> str:
-        return f"known of {self.runtime} {', '.join(self.seen)}: {self.note} ({self.sentence})"
+    def is_about(self, test: str) -> bool:
+        return self.test in (test, test.partition("[")[0])
+
+    def told_of(self, runtime: str) -> str:
+        """The line that a reason gets."""
+        return f"known of {runtime} {', '.join(self.seen[runtime])}: {self.note} ({self.sentence})"
 
 
 def parse_deviations(text: str) -> tuple[Deviation, ...]:
     """Raises `ValueError` for what is no TOML, and `TypeError` for an entry with a field missing or too many."""
     rows = tomllib.loads(text).get("deviation", [])
-    return tuple(Deviation(**{**row, "seen": tuple(row["seen"])}) for row in rows)
+    return tuple(
+        Deviation(**{**row, "seen": {runtime: tuple(found) for runtime, found in row.get("seen", {}).items()}})
+        for row in rows
+    )
 
 
 @functools.cache
@@ -58,5 +67,5 @@ def bare_name(test: str, subject: str) -> str:
 def note_of(suite: Path, subject: Subject, test: str) -> str:
     """What is known of a test that failed, on lines of its own; "" for nothing."""
     runtime, name = Path(subject.handler).name, bare_name(test, subject.name)
-    notes = [str(row) for row in read_deviations(suite) if (row.runtime, row.test) == (runtime, name)]
-    return "".join(f"\n{note}" for note in notes)
+    rows = [row for row in read_deviations(suite) if runtime in row.seen and row.is_about(name)]
+    return "".join(f"\n{row.told_of(runtime)}" for row in rows)

@@ -28,7 +28,7 @@ def sail(suite: str, name: str, tmp_path: Path, *options: str) -> list[Record]:
     Orders(run.run, folder.path, blobs, Phase.CHECK, (subject,)).write(orders)
     argv = [sys.executable, "-m", "pytest", "-q", f"--rootdir={paths.suites()}", f"-c{paths.suites() / 'trial.ini'}"]
     environment = {**os.environ, ORDERS: str(orders), "PYTHONPATH": str(Path(__file__).parent)}
-    done = HostRunner().run([*argv, *options, str(paths.suites() / suite)], timeout_s=600, env=environment)
+    done = HostRunner().run([*argv, *options, str(paths.suites() / suite)], timeout_s=1200, env=environment)
     records = list(folder.read_records())
     assert done.status in (0, 1), done.text
     assert records, done.text

@@ -12,34 +12,52 @@ from harness.engine import availability
 from harness.engine.opening import versions
 from harness.model.record import Outcome
 from harness.model.subject import parse_subject
-from harness.session.deviations import parse_deviations, read_deviations
+from harness.session.deviations import Deviation, parse_deviations, read_deviations
 
-KNOWN: frozenset[str] = frozenset()
+KNOWN: frozenset[str] = frozenset(
+    {
+        "test_a_poststart_hook_that_fails",  # start ignores the failure
+        "test_after_a_hook_of_create_that_fails_poststop_is_run",  # no poststop hook is run then
+        "test_exec_cpu_affinity",  # process.execCPUAffinity is ignored
+        "test_exec_in_what_is_created",  # refused
+        "test_io_priority",  # process.ioPriority is ignored
+        "test_scheduler",  # process.scheduler is ignored
+        "test_spec_of_a_rootless_container",  # spec has no --rootless
+        "test_unified_without_v2_is_an_error",  # linux.resources.unified is ignored on cgroup v1
+    }
+)
 """Tests that minirt does not pass yet."""
 SUITE = paths.suites() / "oci"
 
 
-def known_of(runtime: str) -> set[str]:
-    """The tests that the installed version of a runtime is known not to pass."""
-    version = versions(parse_subject(f"oci:{runtime}"))[runtime]
-    return {row.test for row in read_deviations(SUITE) if row.runtime == runtime and version in row.seen}
+def known_of(runtime: str) -> list[Deviation]:
+    """What the installed version of a runtime is known not to keep to."""
+    version = versions(parse_subject(f"oci:{runtime}"))[runtime].partition("+")[0]
+    return [row for row in read_deviations(SUITE) if version in row.seen.get(runtime, ())]
 
 
 def test_every_test_names_a_breach() -> None:
     assert unproven("oci") == []
 
 
-@pytest.mark.parametrize("runtime", ["runc", "crun", "runsc", "minirt"])
+@pytest.mark.parametrize("runtime", ["runc", "crun", "runsc"])
 def test_the_suite_finds_what_is_known_and_no_more(runtime: str, tmp_path: Path) -> None:
     if reason := availability(parse_subject(f"oci:{runtime}")):
         pytest.skip(reason)
-    known = KNOWN if runtime == "minirt" else known_of(runtime)
     records = sail("oci", f"oci:{runtime}", tmp_path)
+    known, failed = known_of(runtime), named(records, Outcome.FAIL)
+    if not known:
+        pytest.skip(f"nobody has looked at this version of {runtime} yet")
+    assert named(records, Outcome.ERROR, Outcome.SKIP) == {}
+    assert {test: reason for test, reason in failed.items() if f"known of {runtime}" not in reason} == {}
+    stale = [row.test for row in known if not row.sometimes and not any(map(row.is_about, failed))]
+    assert stale == []
+
+
+def test_minirt_passes_the_suite(tmp_path: Path) -> None:
+    records = sail("oci", "oci:minirt", tmp_path)
     wrong = named(records, Outcome.FAIL, Outcome.ERROR, Outcome.SKIP)
-    assert {test: reason for test, reason in wrong.items() if test not in known} == {}
-    assert sorted(known - named(records, Outcome.FAIL).keys()) == []
-    if runtime != "minirt":
-        assert [test for test, reason in wrong.items() if f"known of {runtime}" not in reason] == []
+    assert {test: reason for test, reason in wrong.items() if test not in KNOWN} == {}
 
 
 def test_every_test_finds_its_breach(tmp_path: Path) -> None:
@@ -55,17 +73,22 @@ def test_every_test_finds_its_breach(tmp_path: Path) -> None:
 
 def test_each_deviation_links_to_its_sentence() -> None:
     rows = read_deviations(SUITE)
-    assert len({(row.runtime, row.test) for row in rows}) == len(rows)
+    assert len({row.test for row in rows}) == len(rows)
     for row in rows:
-        assert row.sentence.startswith(("https://github.com/opencontainers/", "https://specs.opencontainers.org/"))
+        assert row.sentence.startswith("https://github.com/opencontainers/")
         assert row.note
         assert row.seen
+        assert all(row.seen.values())
+        assert "minirt" not in row.seen
 
 
 def test_a_deviation_has_all_its_fields() -> None:
     (row,) = parse_deviations(
-        '[[deviation]]\nruntime = "x"\nseen = ["1.0"]\ntest = "test_x"\nsentence = "https://x"\nnote = "does not"\n'
+        '[[deviation]]\nseen = { x = ["1.0"] }\ntest = "test_x"\nsentence = "https://x"\nnote = "does not"\n'
     )
-    assert str(row) == "known of x 1.0: does not (https://x)"
+    assert row.told_of("x") == "known of x 1.0: does not (https://x)"
+    assert row.is_about("test_x")
+    assert row.is_about("test_x[parameter]")
+    assert not row.is_about("test_xy")
     with pytest.raises(TypeError):
-        parse_deviations('[[deviation]]\nruntime = "x"\nseen = []\n')
+        parse_deviations('[[deviation]]\ntest = "x"\nseen = {}\n')
