@@ -127,6 +127,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "breach(breach): how a runtime breaks what the test is about (harness.session.breach)"
     )
+    config.addinivalue_line("markers", "kernel: what the machine's kernel does for a container; n/a for one with its own")
     config.addinivalue_line("markers", "measured: takes its turn alone on the machine, and its times count")
     if ORDERS in os.environ:
         orders = Orders.read(Path(os.environ[ORDERS]))
@@ -201,6 +202,8 @@ def oci(request: pytest.FixtureRequest, fleet: Fleet) -> Iterator[OciTrial]:
     if Capability.OCI not in subject.capabilities:
         raise NotOffered(f"{subject.name} {WHY_NOT[Capability.OCI]}")
     commands = fleet.oci(fleet.trial(subject))
+    if request.node.get_closest_marker("kernel"):
+        commands.needs_this_kernel()
     yield commands
     commands.tidy()
 

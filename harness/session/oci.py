@@ -54,6 +54,7 @@ class OciTrial:
     _ids: set[str] = field(default_factory=set)
     _features: dict[str, Any] | None = None
     _asked: bool = False
+    _kernel: str | None = None
 
     def __post_init__(self) -> None:
         self._honest = self.door
@@ -160,6 +161,17 @@ class OciTrial:
         if self.spec < tuple(map(int, version.split("."))):
             known = ".".join(map(str, self.spec))
             raise NotExpressible(self.trial.subject.name, f"knows the specification as of {known}, not of {version}")
+
+    def needs_this_kernel(self) -> None:
+        """Go on only where containers run on the machine's own kernel, which can be asked. Raises `NotExpressible`."""
+        if self._kernel is None:
+            door, self.door = self.door, self._honest
+            try:
+                self._kernel = self.script("cat /proc/version").strip()
+            finally:
+                self.door = door
+        if self._kernel != Path("/proc/version").read_text().strip():
+            raise NotExpressible(self.trial.subject.name, "runs containers on a kernel of its own, not the machine's")
 
     def needs(self, held: object, lack: str) -> None:
         """Go on only where this machine has what a test needs. Raises `NotExpressible`."""

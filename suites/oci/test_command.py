@@ -143,6 +143,7 @@ def test_list_of_none(oci: OciTrial) -> None:
 
 
 @pytest.mark.breach(says("ps", stdout=b"[1]\n"))
+@pytest.mark.kernel
 def test_ps_as_json(oci: OciTrial) -> None:
     """runc, ps: "--format value, -f value: select one of: table(default) or json": the process numbers, as the machine counts."""
     oci.needs_verb("ps")
@@ -153,6 +154,7 @@ def test_ps_as_json(oci: OciTrial) -> None:
 
 
 @pytest.mark.breach(says("ps", stdout=b"PID\n"))
+@pytest.mark.kernel
 def test_ps_as_a_table(oci: OciTrial) -> None:
     """runc, ps: ps(1)'s own table, of the container's processes alone."""
     oci.needs_verb("ps")

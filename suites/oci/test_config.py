@@ -10,6 +10,7 @@ from harness.model.area import OciArea
 from harness.session.oci import SLEEP, OciTrial
 from harness.session.oci_breach import accepts, drops, puts, refuses
 from harness.session.oci_config import Path as FieldPath
+from harness.session.oci_config import bind
 
 pytestmark = pytest.mark.operation(OciArea.CONFIG)
 
@@ -101,16 +102,20 @@ def test_root_is_writable_by_default(oci: OciTrial) -> None:
 
 
 @pytest.mark.breach(puts("root.readonly", True))
+@pytest.mark.kernel
 def test_root_is_the_folder_itself(oci: OciTrial) -> None:
     """Root: "path (string, REQUIRED) Specifies the path to the root filesystem for the container": what the container writes
     is in that folder.
     """
     box = oci.box(args=("/bin/sh", "-c", "echo written > /tmp/file"))
     oci.run(box)
-    assert (box.rootfs / "tmp" / "file").read_text() == "written\n"
+    written = box.rootfs / "tmp" / "file"
+    assert written.exists(), "nothing was written"
+    assert written.read_text() == "written\n"
 
 
-@pytest.mark.breach(puts("linux.namespaces", [{"type": "pid"}, {"type": "uts"}]))
+@pytest.mark.breach(puts("mounts.+", bind("/etc", "/leaked")))
+@pytest.mark.kernel
 def test_nothing_outside_of_the_root_is_seen(oci: OciTrial) -> None:
     """Root: it is "the container's root filesystem": no mount of the machine is left, and .. of / is / itself."""
     facts = oci.probe("proc:mountinfo", "list:/..", "file:/../etc/hostname")

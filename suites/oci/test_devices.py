@@ -9,8 +9,9 @@ import pytest
 from harness.model.area import OciArea
 from harness.session.oci import OciTrial
 from harness.session.oci_breach import accepts, drops, puts, takes
+from harness.session.oci_config import bind
 
-pytestmark = pytest.mark.operation(OciArea.DEVICES)
+pytestmark = [pytest.mark.operation(OciArea.DEVICES), pytest.mark.kernel]
 
 DEFAULT = {
     "/dev/null": (1, 3),
@@ -50,12 +51,16 @@ def test_default_devices(oci: OciTrial) -> None:
     assert found == {path: ("c", *numbers, 0o666) for path, numbers in DEFAULT.items()}
 
 
-@pytest.mark.breach(takes(covered))
+@pytest.mark.breach(puts("mounts.+", bind("/dev/null", "/dev/zero")))
 def test_default_devices_work(oci: OciTrial) -> None:
     """Default Devices: what is supplied can be used, by any user."""
     asked = ("write:/dev/null", "read:/dev/zero", "read:/dev/full", "read:/dev/random", "read:/dev/urandom")
-    facts = oci.probe(*asked, "write:/dev/full", changes={"process.user": {"uid": 1000, "gid": 1000}})
+    zeros = "head -c 3 /dev/zero | od -An -tx1"
+    facts = oci.probe(
+        *asked, "write:/dev/full", f"try:{zeros}", changes={"process.user": {"uid": 1000, "gid": 1000}}
+    )
     assert [facts[word] for word in asked] == [True] * len(asked)
+    assert facts.tried(zeros)[1].split() == ["00", "00", "00"]
     assert not facts["write:/dev/full"]
 
 
@@ -134,7 +139,7 @@ def needs_fuse(oci: OciTrial) -> None:
     oci.needs(there, "/dev/fuse cannot be opened")
 
 
-@pytest.mark.breach(puts("linux.resources.devices", [DENY]))
+@pytest.mark.breach(takes(covered))
 def test_devices_that_are_made_may_be_used(oci: OciTrial) -> None:
     """Devices: "lists devices that MUST be available in the container": runc and crun allow those that they make and the default
     ones, after all that is denied.
@@ -146,15 +151,15 @@ def test_devices_that_are_made_may_be_used(oci: OciTrial) -> None:
     assert facts.said == {"read:/dev/zero": True, "write:/dev/null": True, "read:/dev/urandom": True}
 
 
-@pytest.mark.breach(drops("linux.resources.devices"))
+@pytest.mark.breach(puts("linux.resources.devices", [{"allow": True, "access": "rwm"}]))
 def test_what_is_not_allowed_cannot_be_used(oci: OciTrial) -> None:
     """Allowed Device list: "devices (array of objects, OPTIONAL) configures the allowed device list": what is denied and not
     allowed again cannot be opened, whoever made its node.
     """
     needs_fuse(oci)
     changes = {"linux.resources.devices": [DENY, {"allow": True, "type": "c", "access": "m"}]}
-    script = "mknod /tmp/fuse c 10 229 && { dd if=/tmp/fuse of=/dev/null bs=1 count=1 2>/dev/null; echo $?; }"
-    assert oci.script(script, changes) == "1\n"
+    script = "mknod /tmp/fuse c 10 229 && (exec 3</tmp/fuse) 2>/dev/null; echo $?"
+    assert oci.script(script, changes) != "0\n"
 
 
 @pytest.mark.breach(puts("linux.resources.devices", [DENY]))
@@ -166,7 +171,14 @@ def test_what_is_allowed_can_be_used(oci: OciTrial) -> None:
     assert oci.script(script, {"linux.resources.devices": [DENY, fuse]}) == "opened\n"
 
 
-@pytest.mark.breach(drops("linux.resources.devices.1"))
+def shuffled(config: Any) -> Any:
+    """A runtime that applies the later entries first."""
+    rows = config["linux"]["resources"]["devices"]
+    config["linux"]["resources"]["devices"] = [rows[0], *reversed(rows[1:])]
+    return config
+
+
+@pytest.mark.breach(takes(shuffled))
 def test_entries_are_applied_in_their_order(oci: OciTrial) -> None:
     """Allowed Device list: "The runtime MUST apply entries in the listed order"."""
     needs_fuse(oci)

@@ -71,6 +71,7 @@ def test_stdin(oci: OciTrial) -> None:
 
 
 @pytest.mark.breach(says("exec", stdout=b'{"ns":{}}\n'))
+@pytest.mark.kernel
 def test_it_is_in_the_containers_namespaces(oci: OciTrial) -> None:
     """Namespaces: a process of the container is in the container's: all of them, its cgroup and its root, too."""
     box = oci.launch({"linux.namespaces.+": {"type": "network"}})
@@ -87,6 +88,7 @@ def test_it_is_in_the_containers_namespaces(oci: OciTrial) -> None:
 
 
 @pytest.mark.breach(swallows("exec", "--cwd"))
+@pytest.mark.kernel
 def test_cwd(oci: OciTrial) -> None:
     """runc, exec: "--cwd value: current working directory in the container"; the container's own by default."""
     box = oci.launch({"process.cwd": "/var"})
@@ -126,6 +128,7 @@ def test_further_capability(oci: OciTrial) -> None:
 
 
 @pytest.mark.breach(says("exec", stdout=b'{"proc:status":"NoNewPrivs:\\t0\\nUmask:\\t0022\\nCapBnd:\\tff\\n"}\n'))
+@pytest.mark.kernel
 def test_the_containers_process_is_the_model(oci: OciTrial) -> None:
     """runc, exec: what is not named is as in the container's own process: capabilities, no_new_privs, limits."""
     names = ["CAP_CHOWN", "CAP_KILL"]
@@ -148,6 +151,7 @@ def test_detach(oci: OciTrial) -> None:
 
 
 @pytest.mark.breach(swallows("exec", "--pid-file"))
+@pytest.mark.kernel
 def test_pid_file(oci: OciTrial) -> None:
     """runc, exec: "--pid-file value: specify the file to write the process id to": of the machine's own counting."""
     box = oci.launch()
@@ -171,6 +175,7 @@ def test_further_descriptors(oci: OciTrial) -> None:
 
 
 @pytest.mark.breach(says("exec", stdout=b"0 1 2 5\n"))
+@pytest.mark.kernel
 def test_no_descriptor_of_the_runtime(oci: OciTrial) -> None:
     """runc, exec: three standard streams, and none of the runtime's or its caller's."""
     box = oci.launch()
@@ -224,6 +229,7 @@ def test_process_document_umask(oci: OciTrial) -> None:
 
 
 @pytest.mark.breach(pretends("exec"))
+@pytest.mark.kernel
 def test_process_document_limits_open_files(oci: OciTrial) -> None:
     """POSIX process: "rlim.rlim_cur MUST match the configured value": of a further process, too (Go's own start raises this one)."""
     limit = {"type": "RLIMIT_NOFILE", "soft": 77, "hard": 88}

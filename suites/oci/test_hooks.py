@@ -89,6 +89,7 @@ def test_hook_in_the_runtimes_namespaces(oci: OciTrial, kind: str) -> None:
 
 @pytest.mark.breach(drops("hooks"))
 @pytest.mark.parametrize("kind", ["createContainer", "startContainer"])
+@pytest.mark.kernel
 def test_hook_in_the_containers_namespaces(oci: OciTrial, kind: str) -> None:
     """Hooks: createContainer and startContainer hooks "MUST execute in the container namespace"."""
     names = ("mnt", "uts", "ipc")
@@ -287,4 +288,4 @@ def test_poststop_is_run_when_all_is_gone(oci: OciTrial) -> None:
     oci.sail(box)
     oci.end(box)
     oci.delete(box)
-    assert box.entries[-1] == "gone"
+    assert box.entries[-1:] == ["gone"]

@@ -4,17 +4,18 @@ Process"; config-linux.md, "Sysctl", "Masked Paths", "Readonly Paths", "Personal
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from harness.model.area import OciArea
 from harness.session.oci import OciTrial
-from harness.session.oci_breach import drops, puts, refuses
+from harness.session.oci_breach import drops, puts, refuses, takes
 from harness.session.oci_config import mount
 from harness.session.oci_facts import CAPABILITY_SETS
 
-pytestmark = pytest.mark.operation(OciArea.KERNEL)
+pytestmark = [pytest.mark.operation(OciArea.KERNEL), pytest.mark.kernel]
 
 SETS = {
     "bounding": ["CAP_CHOWN", "CAP_KILL", "CAP_SETUID", "CAP_NET_RAW"],
@@ -171,6 +172,12 @@ def test_read_only_path_keeps_its_other_options(oci: OciTrial) -> None:
 # Execution domain
 
 
+def of_32_bits(config: Any) -> Any:
+    """A runtime that has programs see a machine of 32 bits."""
+    config["process"]["args"] = ["/bin/busybox", "linux32", *config["process"]["args"]]
+    return config
+
+
 @pytest.mark.breach(drops("linux.personality"))
 def test_personality(oci: OciTrial) -> None:
     """Personality: "LINUX32": the process is told of a machine of 32 bits (personality(2))."""
@@ -178,10 +185,22 @@ def test_personality(oci: OciTrial) -> None:
     assert int(facts.text("proc:personality"), 16) & 0xFF == 8
 
 
-@pytest.mark.breach(puts("linux.personality", {"domain": "LINUX32"}))
+@pytest.mark.breach(takes(of_32_bits))
 def test_personality_by_default(oci: OciTrial) -> None:
     """Personality is OPTIONAL."""
     assert int(oci.probe("proc:personality").text("proc:personality"), 16) & 0xFF == 0
+
+
+# Memory of several nodes
+
+
+@pytest.mark.breach(drops("linux.memoryPolicy"))
+def test_memory_policy(oci: OciTrial) -> None:
+    """Memory policy: "memoryPolicy (object, OPTIONAL) sets the NUMA memory policy for the container"."""
+    oci.needs_feature("linux.memoryPolicy.modes", "MPOL_BIND")
+    oci.needs(Path("/proc/self/numa_maps").exists(), "the kernel knows no memory policies")
+    facts = oci.probe("proc:numa_maps", changes={"linux.memoryPolicy": {"mode": "MPOL_BIND", "nodes": "0"}})
+    assert {line.split()[1] for line in facts.text("proc:numa_maps").splitlines()} == {"bind:0"}
 
 
 # Default file systems

@@ -11,7 +11,7 @@ from harness.session.oci_breach import drops, puts, takes
 from harness.session.oci_config import bind, mount
 from harness.session.oci_facts import Facts
 
-pytestmark = pytest.mark.operation(OciArea.MOUNTS)
+pytestmark = [pytest.mark.operation(OciArea.MOUNTS), pytest.mark.kernel]
 
 
 def tmpfs(*options: str, destination: str = "/mnt/x"):  # type: ignore[no-untyped-def]
@@ -347,16 +347,29 @@ def test_mounts_of_the_machine_reach_a_slave(oci: OciTrial) -> None:
         oci.shell(f"umount -l {folder}/below; umount -l {folder}")
 
 
-@pytest.mark.breach(puts("linux.rootfsPropagation", "private"))
-@pytest.mark.parametrize("value", ["slave", "private"])
-def test_mounts_of_the_container_stay_inside(oci: OciTrial, value: str) -> None:
-    """Rootfs mount propagation: slave and private let nothing of the container out."""
-    before = oci.shell("cat /proc/self/mountinfo")
-    facts = oci.probe("proc:mountinfo", changes={"linux.rootfsPropagation": value, "mounts.+": tmpfs()})
-    assert oci.shell("cat /proc/self/mountinfo") == before
-    root = {word.partition(":")[0] for word in facts.mount("/").propagation}
-    assert root <= ({"master"} if value == "slave" else set())
-    assert "shared" not in root
+def leaking(config: Any) -> Any:
+    """A runtime that shares what it should not."""
+    config["linux"]["rootfsPropagation"] = "shared"
+    config["mounts"][-1]["options"][-1] = "rshared"
+    return config
+
+
+@pytest.mark.breach(takes(leaking))
+@pytest.mark.parametrize("option", ["rslave", "rprivate"])
+def test_mounts_of_the_container_stay_inside(oci: OciTrial, option: str) -> None:
+    """Linux mount options: rslave and rprivate let nothing of what the container mounts out, also where the source is shared."""
+    box = oci.box({"process.capabilities": dict.fromkeys(("bounding", "effective", "permitted"), ["CAP_SYS_ADMIN"])})
+    folder = box.folder("data")
+    oci.shell(f"mount --bind {folder} {folder} && mount --make-shared {folder} && mkdir {folder}/below")
+    try:
+        box.set("mounts.+", bind(folder, "/mnt/data", "rbind", option)).set("linux.rootfsPropagation", "slave")
+        script = "mount -t tmpfs below /mnt/data/below && echo mounted; sleep 3600"
+        box.set("process.args", ["/bin/sh", "-c", script])
+        oci.sail(box)
+        oci.await_output(box, "mounted")
+        assert oci.shell(f"grep -c ' {folder}/below ' /proc/self/mountinfo || true") == "0"
+    finally:
+        oci.shell(f"umount -l {folder}/below 2>/dev/null; umount -l {folder}")
 
 
 # Id-mapped mounts

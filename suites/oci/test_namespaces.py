@@ -14,7 +14,7 @@ from harness.session.oci_box import Box
 from harness.session.oci_breach import drops, puts, takes
 from harness.session.oci_config import mount
 
-pytestmark = pytest.mark.operation(OciArea.NAMESPACES)
+pytestmark = [pytest.mark.operation(OciArea.NAMESPACES), pytest.mark.kernel]
 
 KINDS = {"pid": "pid", "network": "net", "mount": "mnt", "ipc": "ipc", "uts": "uts", "cgroup": "cgroup"}
 """Types of the specification → names of the kernel."""
@@ -54,12 +54,11 @@ def same(oci: OciTrial, box: Box, kind: str) -> bool:
     return identity(oci.pid(box), KINDS[kind]) == identity(oci.trial.arena.keeper_pid, KINDS[kind])
 
 
-@pytest.mark.breach(takes(everywhere), puts("linux.namespaces", [{"type": "mount"}]))
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.breach(puts("linux.namespaces", [{"type": "mount"}]))
+@pytest.mark.parametrize("kind", ["pid", "network", "ipc", "uts", "cgroup"])
 def test_a_new_namespace(oci: OciTrial, kind: str) -> None:
     """Namespaces: "If path is not specified, the runtime MUST create a new container namespace of type type"."""
-    rows = [{"type": "mount"}, *([{"type": kind}] if kind != "mount" else [])]
-    box = oci.launch({"linux.namespaces": rows})
+    box = oci.launch({"linux.namespaces": [{"type": "mount"}, {"type": kind}]})
     assert not same(oci, box, kind)
 
 
@@ -125,12 +124,12 @@ def test_the_name_of_the_machine_is_its_own(oci: OciTrial) -> None:
 @pytest.mark.breach(inherits("network"))
 def test_a_new_network_has_a_loopback_and_no_more(oci: OciTrial) -> None:
     """Namespaces: "network the container will have its own network stack": runc brings its loopback up."""
-    said = oci.script(
-        "cat /proc/net/dev; ping -c1 -W2 127.0.0.1 >/dev/null && echo up", {"linux.namespaces.+": {"type": "network"}}
-    )
-    names = [line.split(":")[0].strip() for line in said.splitlines() if ":" in line]
-    assert names == ["lo"]
-    assert "up" in said.splitlines()
+    ping = "ping -c1 -W2 127.0.0.1"
+    facts = oci.probe("ns", "file:/proc/net/dev", f"try:{ping}", changes={"linux.namespaces.+": {"type": "network"}})
+    assert facts["ns"]["net"] != f"net:[{identity(oci.trial.arena.keeper_pid, 'net')[1]}]"
+    rows = facts.text("file:/proc/net/dev").splitlines()
+    assert [row.split(":")[0].strip() for row in rows if ":" in row] == ["lo"]
+    assert facts.tried(ping)[0] == 0, "the loopback is down"
 
 
 def all_capabilities() -> dict[str, list[str]]:
@@ -230,6 +229,36 @@ def test_a_user_namespace_by_path(oci: OciTrial) -> None:
     path = f"/proc/{oci.pid(other)}/ns/user"
     box = oci.launch({"linux.namespaces.+": {"type": "user", "path": path}})
     assert identity(oci.pid(box), "user") == identity(oci.pid(other), "user")
+
+
+# Network devices
+
+
+@pytest.mark.breach(drops("linux.netDevices"))
+def test_a_network_device_is_moved(oci: OciTrial) -> None:
+    """Network Devices: "netDevices (object, OPTIONAL) - A set of network devices that MUST be made available in the container"; it gets
+    its new name, keeps its addresses, and "The runtime MUST set the network device state to "up" after moving it"."""
+    oci.needs_feature("linux.netDevices.enabled")
+    made = oci.shell("ip link add seatrial0 type dummy 2>/dev/null && ip addr add 10.9.8.7/24 dev seatrial0 && echo made || true")
+    oci.needs(made, "no network device of type dummy can be made")
+    try:
+        changes = {"linux.namespaces.+": {"type": "network"}, "linux.netDevices": {"seatrial0": {"name": "eth7"}}}
+        facts = oci.probe("try:ip addr show eth7", "try:ip addr show seatrial0", changes=changes)
+        status, said = facts.tried("ip addr show eth7")
+        assert status == 0, said
+        assert "10.9.8.7/24" in said
+        assert "UP" in said
+        assert facts.tried("ip addr show seatrial0")[0] != 0
+    finally:
+        oci.shell("ip link del seatrial0 2>/dev/null || true")
+
+
+@pytest.mark.breach(drops("linux.netDevices"))
+def test_a_network_device_that_is_not_there_is_an_error(oci: OciTrial) -> None:
+    """Network Devices: what "MUST be made available" and is not there generates an error."""
+    oci.needs_feature("linux.netDevices.enabled")
+    changes = {"linux.namespaces.+": {"type": "network"}, "linux.netDevices": {"no-such-dev": {}}}
+    assert oci.cannot_create(oci.box(changes, SLEEP))
 
 
 # Time namespaces

@@ -76,6 +76,7 @@ def test_environment_is_as_given(oci: OciTrial) -> None:
 
 
 @pytest.mark.breach(puts("process.env.+", "SECRET=of the machine"))
+@pytest.mark.kernel
 def test_environment_of_the_runtime_stays_outside(oci: OciTrial) -> None:
     """Process: "env (array of strings, OPTIONAL)": the container has these and no others."""
     box = oci.box({"process.env": [PATH, "HOME=/"]}, SLEEP)
@@ -87,6 +88,7 @@ def test_environment_of_the_runtime_stays_outside(oci: OciTrial) -> None:
 
 
 @pytest.mark.breach(puts("process.cwd", "/"))
+@pytest.mark.kernel
 def test_working_directory(oci: OciTrial) -> None:
     """Process: "cwd (string, REQUIRED) is the working directory that will be set for the executable"."""
     facts = oci.probe("cwd", "pwd", changes={"process.cwd": "/var/run"})
@@ -94,6 +96,7 @@ def test_working_directory(oci: OciTrial) -> None:
 
 
 @pytest.mark.breach(puts("process.cwd", "/"))
+@pytest.mark.kernel
 def test_working_directory_through_a_link_stays_inside(oci: OciTrial) -> None:
     """Process: cwd is a path in the container: a link in it leads to a place in the container."""
     box = oci.box({"process.cwd": "/leading/inside"})
@@ -133,6 +136,7 @@ def test_no_groups_but_those_asked_for(oci: OciTrial, uid: int) -> None:
 
 @pytest.mark.breach(drops("process.user.umask"))
 @pytest.mark.parametrize("umask", [0o077, 0o002, 0])
+@pytest.mark.kernel
 def test_umask(oci: OciTrial, umask: int) -> None:
     """User: "umask (int, OPTIONAL) specifies the umask of the user"."""
     done = oci.probe("proc:status", changes={"process.user.umask": umask})
@@ -155,6 +159,7 @@ def test_umask_is_022_where_none_is_asked_for(oci: OciTrial) -> None:
 
 
 @pytest.mark.breach(drops("process.rlimits"))
+@pytest.mark.kernel
 def test_limits(oci: OciTrial) -> None:
     """POSIX process: "rlim.rlim_cur MUST match the configured value", "rlim.rlim_max MUST match the configured value"."""
     wanted = {
@@ -176,12 +181,14 @@ def test_limits(oci: OciTrial) -> None:
 
 
 @pytest.mark.breach(puts("process.rlimits", [{"type": "RLIMIT_NOFILE", "soft": 99, "hard": 99}]))
+@pytest.mark.kernel
 def test_limits_that_are_not_asked_for_stay(oci: OciTrial) -> None:
     """POSIX process: "rlimits (array of objects, OPTIONAL) allows setting resource limits for the process"."""
     assert oci.probe("proc:limits").limits == limits_of(oci.shell("cat /proc/self/limits"))
 
 
 @pytest.mark.breach(drops("process.oomScoreAdj"))
+@pytest.mark.kernel
 def test_oom_score(oci: OciTrial) -> None:
     """Linux process: "If oomScoreAdj is set, the runtime MUST set oom_score_adj to the given value"."""
     facts = oci.probe("proc:oom_score_adj", changes={"process.oomScoreAdj": 321})
@@ -189,6 +196,7 @@ def test_oom_score(oci: OciTrial) -> None:
 
 
 @pytest.mark.breach(puts("process.oomScoreAdj", 777))
+@pytest.mark.kernel
 def test_oom_score_that_is_not_asked_for_stays(oci: OciTrial) -> None:
     """Linux process: "If oomScoreAdj is not set, the runtime MUST NOT change the value of oom_score_adj"."""
     box = oci.box(args=("/bin/cat", "/proc/self/oom_score_adj"))
@@ -204,6 +212,7 @@ def test_oom_score_that_is_not_asked_for_stays(oci: OciTrial) -> None:
 
 
 @pytest.mark.breach(drops("process.scheduler"))
+@pytest.mark.kernel
 def test_scheduler(oci: OciTrial) -> None:
     """Linux process: "scheduler (object, OPTIONAL) specifies the scheduler properties for the process": policy and nice."""
     oci.needs_spec("1.2.0")
@@ -213,6 +222,7 @@ def test_scheduler(oci: OciTrial) -> None:
 
 
 @pytest.mark.breach(drops("process.ioPriority"))
+@pytest.mark.kernel
 def test_io_priority(oci: OciTrial) -> None:
     """Linux process: "ioPriority (object, OPTIONAL) configures the container's processes' I/O scheduling class and priority"."""
     oci.needs_spec("1.1.0")
@@ -221,6 +231,7 @@ def test_io_priority(oci: OciTrial) -> None:
 
 
 @pytest.mark.breach(drops("process.execCPUAffinity"))
+@pytest.mark.kernel
 def test_exec_cpu_affinity(oci: OciTrial) -> None:
     """Linux process: execCPUAffinity "specifies CPU affinity used to execute the process": "final" is that of the program."""
     oci.needs_spec("1.2.1")
@@ -235,6 +246,7 @@ def test_exec_cpu_affinity(oci: OciTrial) -> None:
 
 
 @pytest.mark.breach(puts("process.args", ["/bin/sh", "-c", "exec 7</etc/passwd; exec /bin/sleep 9"]))
+@pytest.mark.kernel
 def test_only_the_standard_descriptors_are_open(oci: OciTrial) -> None:
     """Command line, create: the standard streams are passed on: no descriptor of the runtime's own goes with them."""
     box = oci.create(oci.box(args=SLEEP), under=("/bin/sh", "-c", 'exec 5</dev/null 8</etc/passwd; exec "$@"', "sh"))
@@ -259,6 +271,7 @@ def test_further_descriptors_are_passed_on(oci: OciTrial) -> None:
 
 
 @pytest.mark.breach(puts("process.args", ["/bin/sh", "-c", "trap '' HUP PIPE; exec cat /proc/self/status"]))
+@pytest.mark.kernel
 def test_no_signal_is_blocked_or_ignored(oci: OciTrial) -> None:
     """Process: the semantics are those of execvp, which hands on what is ignored or blocked: a program starts with neither."""
     box = oci.box(args=("/bin/cat", "/proc/self/status"))
@@ -269,6 +282,7 @@ def test_no_signal_is_blocked_or_ignored(oci: OciTrial) -> None:
 
 
 @pytest.mark.breach(puts("process.args", ["/bin/sh", "-c", "setsid sleep 3600 & wait"]))
+@pytest.mark.kernel
 def test_process_leads_its_session(oci: OciTrial) -> None:
     """runc: a container's process is the leader of a session of its own: no terminal's signal reaches it."""
     box = oci.launch()

@@ -16,7 +16,7 @@ from harness.session.oci import SLEEP, OciTrial
 from harness.session.oci_box import Box
 from harness.session.oci_breach import accepts, drops, pretends, puts, swallows, takes
 
-pytestmark = pytest.mark.operation(OciArea.RESOURCES)
+pytestmark = [pytest.mark.operation(OciArea.RESOURCES), pytest.mark.kernel]
 
 MB = 1 << 20
 RESOURCES = "linux.resources"

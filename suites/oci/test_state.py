@@ -92,6 +92,7 @@ def test_status_paused(oci: OciTrial) -> None:
 
 @pytest.mark.breach(answers("state", "pid", 1))
 @pytest.mark.parametrize("status", ["created", "running"])
+@pytest.mark.kernel
 def test_pid_is_the_container_process(oci: OciTrial, status: str) -> None:
     """State: "pid (int, REQUIRED when status is created or running on Linux) is the ID of the container process": as the runtime
     sees it.

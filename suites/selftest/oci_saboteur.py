@@ -7,7 +7,7 @@ import pytest
 from harness.session.oci import OciTrial
 from harness.session.oci_breach import BrokenOciDoor
 
-PATIENCE_S = 1.5
+PATIENCE_S = 1.0
 
 
 @pytest.fixture(autouse=True)
