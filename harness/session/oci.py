@@ -144,7 +144,7 @@ class OciTrial:
     def needs_flag(self, verb: str, flag: str) -> None:
         """Go on only where the runtime's own help for `verb` speaks of `flag`. Raises `NotExpressible`."""
         done = self._honest.call(Command(verb, ("--help",)))
-        if flag.encode() not in done.stdout + done.stderr:
+        if f"-{flag.lstrip('-')}".encode() not in done.stdout + done.stderr:
             raise NotExpressible(self.trial.subject.name, f"has no flag {flag} of {verb}")
 
     @property
@@ -362,9 +362,11 @@ class OciTrial:
         ended = {box.id for box in self._boxes if box.pid_file.exists() and not self.alive(box)}
         for name in self._ids:
             # A container whose process is gone is no more than its state and its cgroup: no command is needed for them.
-            if (self.root / name).exists() and name not in ended:
+            kept = list(self.root.glob(f"*{name}*")) if name.startswith("box-") else []
+            if kept == [self.root / name] and name in ended:
+                shutil.rmtree(self.root / name, ignore_errors=True)
+            elif kept:
                 self._honest.call(Command("delete", ("--force", name)))
-            shutil.rmtree(self.root / name, ignore_errors=True)
         for box in self._boxes:
             for folder in self.folders(box):
                 self._clear(folder)

@@ -203,7 +203,7 @@ def test_spec_overwrites_nothing(oci: OciTrial) -> None:
 @pytest.mark.breach(pretends("spec"))
 def test_spec_of_a_rootless_container(oci: OciTrial) -> None:
     """runc, spec: "--rootless: generate a configuration for a rootless container": a user namespace with one mapping."""
-    oci.needs_verb("spec")
+    oci.needs_flag("spec", "--rootless")
     box = oci.box()
     oci.do("spec", "--rootless", "--bundle", str(box.path))
     path = box.path / "config.json"

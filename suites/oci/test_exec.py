@@ -53,13 +53,14 @@ def test_status_of_a_signal(oci: OciTrial) -> None:
 
 
 @pytest.mark.breach(accepts("exec"))
-@pytest.mark.parametrize(("program", "statuses"), [("/no/such", (127, 255, 1)), ("/etc/passwd", (126, 255, 1))])
-def test_status_of_what_cannot_be_run(oci: OciTrial, program: str, statuses: tuple[int, ...]) -> None:
-    """runc, exec: 127 for what is not there, 126 for what is no program, as a shell has it; versions before 1.2 say 255, and why."""
+@pytest.mark.parametrize("program", ["/no/such", "/etc/passwd"])
+def test_status_of_what_cannot_be_run(oci: OciTrial, program: str) -> None:
+    """runc, exec: what is not there, or is no program, is an error with a reason; a shell in the container has 127 and 126 for them."""
     box = oci.launch()
     done = oci.attempt("exec", box.id, program)
-    assert done.status in statuses
+    assert done.status != 0
     assert done.stderr
+    assert oci.attempt("exec", box.id, "/bin/sh", "-c", program).status == (127 if program == "/no/such" else 126)
     assert oci.status(box) == "running"
 
 
@@ -165,6 +166,7 @@ def test_pid_file(oci: OciTrial) -> None:
 @pytest.mark.breach(swallows("exec", "--preserve-fds"))
 def test_further_descriptors(oci: OciTrial) -> None:
     """runc, exec: "--preserve-fds value: Pass N additional file descriptors to the container"."""
+    oci.needs_flag("exec", "--preserve-fds")
     box = oci.launch()
     (box.path / "three").write_text("three\n")
     done = oci.attempt(
@@ -200,7 +202,7 @@ def test_no_descriptor_of_the_runtime(oci: OciTrial) -> None:
 def test_process_document(oci: OciTrial) -> None:
     """runc, exec: "--process value, -p value: path to the process.json": which alone says what is run, and how."""
     box = oci.launch()
-    asked = ["proc:status", "proc:environ", "cwd", "proc:limits"]
+    asked = ["proc:status", "proc:environ", "pwd", "proc:limits"]
     done = by_document(
         oci,
         box,
@@ -214,7 +216,7 @@ def test_process_document(oci: OciTrial) -> None:
     assert done.status == 0, done.stderr
     facts = parse_facts(done.stdout)
     assert facts.environment == [PATH, "HOME=/tmp", "ONLY=this"]
-    assert facts.text("cwd") == "/var/run"
+    assert facts.text("pwd") == "/var/run"
     assert facts.status("Uid").split()[0] == "1234"
     assert facts.status("Groups").split() == ["42"]
     assert facts.status("NoNewPrivs") == "1"

@@ -95,6 +95,7 @@ def test_hook_in_the_containers_namespaces(oci: OciTrial, kind: str) -> None:
     names = ("mnt", "uts", "ipc")
     box = hooked(oci, kind, script="for kind in mnt uts ipc; do readlink /proc/self/ns/$kind; done >>JOURNAL")
     oci.sail(box)
+    oci.wait(lambda: len(box.entries) == len(names), "the hook to run")
     assert box.entries == [f"{name}:[{identity(oci.pid(box), name)[1]}]" for name in names]
 
 
@@ -123,7 +124,7 @@ def test_start_container_hook_is_found_in_the_container(oci: OciTrial) -> None:
     oci.create(box)
     assert box.entries == []
     oci.start(box)
-    assert box.entries == ["ran"]
+    oci.wait(lambda: box.entries == ["ran"], "the hook to run")
 
 
 STATUS = {

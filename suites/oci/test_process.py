@@ -260,6 +260,7 @@ def test_further_descriptors_are_passed_on(oci: OciTrial) -> None:
     """runc, create: "--preserve-fds value: Pass N additional file descriptors to the container (stdio + $LISTEN_FDS + N in
     total)".
     """
+    oci.needs_flag("create", "--preserve-fds")
     box = oci.box(args=("/bin/sh", "-c", "cat <&3; cat <&4"))
     (box.path / "three").write_text("three\n")
     (box.path / "four").write_text("four\n")

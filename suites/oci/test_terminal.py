@@ -174,6 +174,7 @@ def test_a_socket_that_is_not_there_is_an_error(oci: OciTrial) -> None:
 @pytest.mark.breach(swallows("exec", "--tty", value=False))
 def test_exec_with_a_terminal(oci: OciTrial) -> None:
     """runc, exec: "--tty, -t: allocate a pseudo-TTY", sent through "--console-socket"."""
+    oci.needs_flag("exec", "--tty")
     box = oci.launch()
     with console(box) as door:
         words = ("--tty", "--detach", "--console-socket", door.path, box.id, "/bin/sh", "-c", "tty >/tmp/tty; sleep 9")
