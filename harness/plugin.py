@@ -37,6 +37,7 @@ from harness.store import RunFolder
 
 FIXTURES = ("trial", "cri", "oci")
 """Any of which has a test run once for each subject."""
+HIDDEN = "runs containers on a kernel of its own: the machine's, which the tests ask, sees nothing of them"
 
 
 class NotOffered(Skipped):
@@ -140,7 +141,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if orders is None:
         return
     if "turn" in metafunc.fixturenames:
-        turns = take_turns(orders.subjects, orders.blocks, orders.seed) if orders.phase is Phase.MEASURE else []
+        seen = [subject for subject in orders.subjects if Capability.OWN_KERNEL not in subject.capabilities]
+        turns = take_turns(seen, orders.blocks, orders.seed) if orders.phase is Phase.MEASURE else []
         metafunc.parametrize("turn", turns, ids=[f"{turn.block}-{turn.subject.name}" for turn in turns])
     elif used := [name for name in FIXTURES if name in metafunc.fixturenames]:
         metafunc.parametrize(
@@ -210,7 +212,9 @@ def oci(request: pytest.FixtureRequest, fleet: Fleet) -> Iterator[OciTrial]:
 
 @pytest.fixture
 def trial(request: pytest.FixtureRequest, fleet: Fleet) -> Trial:
-    """One subject afloat, offering what the test needs."""
+    """One subject afloat, offering what the test needs, and containers that the machine's kernel can tell of."""
+    if Capability.OWN_KERNEL in request.param.capabilities:
+        raise NotOffered(f"{request.param.name} {HIDDEN}")
     ship = fleet.trial(request.param)
     marker = request.node.get_closest_marker("needs")
     for capability in marker.args if marker else ():

@@ -27,6 +27,8 @@ class Capability(StrEnum):
     """joins a container to a network of its own (CNI or the engine's)"""
     EXIT_CODE = "exit_code"
     """tells with which status a container ended"""
+    OWN_KERNEL = "own_kernel"
+    """runs containers on a kernel of its own: the machine's sees nothing of them"""
 
 
 WHY_NOT: dict[Capability, str] = {
@@ -40,5 +42,6 @@ WHY_NOT: dict[Capability, str] = {
     Capability.LOG_TIMESTAMPS: "hands output on without a time",
     Capability.BRIDGE: "sets up no network of its own",
     Capability.EXIT_CODE: "does not tell how a container ended",
+    Capability.OWN_KERNEL: "runs containers on the machine's kernel",
 }
 """The reason that an `n/a` cell gives."""

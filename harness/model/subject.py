@@ -11,7 +11,7 @@ from types import MappingProxyType
 from harness.errors import UnknownSubject, UsageError
 from harness.model.capability import Capability
 
-CRI_CAPABILITIES = frozenset(Capability) - {Capability.OCI}
+CRI_CAPABILITIES = frozenset(Capability) - {Capability.OCI, Capability.OWN_KERNEL}
 DOCKER_CAPABILITIES = CRI_CAPABILITIES - {Capability.SANDBOX, Capability.CRI}
 CTR_CAPABILITIES = frozenset(
     {Capability.IMAGES, Capability.EXEC, Capability.PAUSE, Capability.LOGS, Capability.EXIT_CODE}
@@ -65,9 +65,10 @@ class Subject:
         return f"{self.name}={engine}:{self.handler}" if self.handler.startswith("/") else self.name
 
 
-def _row(engine: str, client: str, handler: str, *, without: Capability | None = None) -> Subject:
+def _row(engine: str, client: str, handler: str, *more: Capability, without: Capability | None = None) -> Subject:
     named = [part for part in (engine if engine != "none" else "", client, handler) if part and part != "builtin"]
-    return Subject(":".join(named), engine, client, handler, CAPABILITIES_OF_CLIENT[client] - {without})
+    offered = (CAPABILITIES_OF_CLIENT[client] | frozenset(more)) - {without}
+    return Subject(":".join(named), engine, client, handler, offered)
 
 
 BUILT_IN: tuple[Subject, ...] = (
@@ -90,7 +91,7 @@ BUILT_IN: tuple[Subject, ...] = (
     _row("none", "oci", "runc"),
     _row("none", "oci", "crun"),
     _row("none", "oci", "minirt"),
-    _row("none", "oci", "runsc"),
+    _row("none", "oci", "runsc", Capability.OWN_KERNEL),
     _row("none", "oci", "youki"),
 )
 """The subjects that Seatrial knows by itself, in the order in which reports show them."""
