@@ -142,7 +142,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     if "turn" in metafunc.fixturenames:
         seen = [subject for subject in orders.subjects if Capability.OWN_KERNEL not in subject.capabilities]
-        turns = take_turns(seen, orders.blocks, orders.seed) if orders.phase is Phase.MEASURE else []
+        turns = take_turns(seen, orders.blocks, orders.seed) if seen and orders.phase is Phase.MEASURE else []
         metafunc.parametrize("turn", turns, ids=[f"{turn.block}-{turn.subject.name}" for turn in turns])
     elif used := [name for name in FIXTURES if name in metafunc.fixturenames]:
         metafunc.parametrize(
