@@ -65,7 +65,7 @@ def test_voyage(bundle: UserBundle) -> None:
     assert {"bin", "etc"} <= set(lines)
     assert len({word for word in lines if word.startswith("pid:")}) == 1
     assert bundle.minirt("exec", "box", "/bin/sh", "-c", "exit 5").returncode == 5
-    assert bundle.minirt("exec", "box", "nothing-of-this-name").returncode == 127
+    assert bundle.minirt("exec", "box", "nothing-of-this-name").returncode == 255
     assert bundle.ok("exec", "--tty", "box", "/bin/tty").strip() == "/dev/pts/0"
     bundle.ok(
         "exec",

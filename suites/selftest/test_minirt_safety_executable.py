@@ -22,8 +22,6 @@ from minirt_bundle import Bundle, open_bundle
 from harness.clock import wait_until
 from harness.linux.capabilities import NAMES
 
-LEAD_DECIDES = pytest.mark.xfail(strict=True, reason="lead decides")
-
 _MARK = b"overwritten"
 _WRITE = r"""
 #define _GNU_SOURCE
@@ -210,7 +208,6 @@ def test_the_copy_can_be_overwritten(copy: Copy) -> None:
     assert not copy.is_whole
 
 
-@LEAD_DECIDES
 @pytest.mark.parametrize("way", ["entrypoint", "link", "script"])
 def test_a_container_that_executes_its_runtime(hostile: Bundle, copy: Copy, way: str) -> None:
     """The entrypoint is ``/proc/self/exe``: at that moment it is minirt's interpreter that is executed again, inside."""
@@ -228,7 +225,6 @@ def test_a_container_that_executes_its_runtime(hostile: Bundle, copy: Copy, way:
     assert copy.is_whole, f"held: {_held(hostile)}"
 
 
-@LEAD_DECIDES
 @pytest.mark.parametrize("way", ["link", "script"])
 def test_exec_into_a_container_that_waits_for_it(hostile: Bundle, copy: Copy, way: str) -> None:
     """``/bin/target`` is what somebody executes now and then; it leads to ``/proc/self/exe``."""
@@ -254,9 +250,7 @@ def test_exec_into_a_container_that_waits_for_it(hostile: Bundle, copy: Copy, wa
     assert copy.is_whole, f"held: {_held(hostile)}"
 
 
-@pytest.mark.parametrize(
-    "ptrace", [False, pytest.param(True, marks=LEAD_DECIDES)], ids=["without-ptrace", "with-ptrace"]
-)
+@pytest.mark.parametrize("ptrace", [False, True], ids=["without-ptrace", "with-ptrace"])
 def test_a_watcher_in_the_container(watched: Bundle, copy: Copy, ptrace: bool) -> None:
     """A process in the container waits for those that exec brings, and holds on to ``/proc/N/exe`` of each."""
     if ptrace:
