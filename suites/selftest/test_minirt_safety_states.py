@@ -62,7 +62,7 @@ def test_a_link_among_the_states_is_no_container(bundle: Bundle, words: tuple[st
     bundle.states.mkdir()
     (bundle.states / "link").symlink_to(victim)
     done = bundle.minirt(*words, "link", *(["/bin/true"] if words == ("exec",) else []))
-    assert done.returncode == 1
+    assert done.returncode == (255 if words == ("exec",) else 1)
     assert json.loads((victim / "state.json").read_text()) == state
     assert bundle.ok("list", "--quiet") == ""
     assert bundle.minirt("create", "link").returncode == 1
@@ -101,7 +101,7 @@ def test_a_process_file_that_does_not_end(bundle: Bundle, what: str) -> None:
     else:
         path.symlink_to("/dev/zero")
     done = bundle.minirt("exec", "--process", str(path), "box")
-    assert done.returncode == 1
+    assert done.returncode == 255  # runc's, where an exec cannot start
     assert "Traceback" not in done.stderr
 
 
@@ -187,10 +187,10 @@ def test_an_exec_that_the_container_kills(bundle: Bundle) -> None:
         assert "Traceback" not in done.stderr
         seen.add(done.returncode)
         if done.returncode not in (0, 137):
-            assert done.returncode == 1
+            assert done.returncode == 255
             assert done.stderr
     assert bundle.state()["status"] == "running"
-    assert seen <= {0, 1, 137}
+    assert seen <= {0, 137, 255}
 
 
 def test_a_fork_bomb_is_deleted(bundle: Bundle) -> None:
