@@ -128,7 +128,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "breach(breach): how a runtime breaks what the test is about (harness.session.breach)"
     )
-    config.addinivalue_line("markers", "kernel: what the machine's kernel does for a container; n/a for one with its own")
+    config.addinivalue_line(
+        "markers", "kernel: what the machine's kernel does for a container; n/a for one with its own"
+    )
     config.addinivalue_line("markers", "measured: takes its turn alone on the machine, and its times count")
     if ORDERS in os.environ:
         orders = Orders.read(Path(os.environ[ORDERS]))

@@ -56,9 +56,7 @@ def test_default_devices_work(oci: OciTrial) -> None:
     """Default Devices: what is supplied can be used, by any user."""
     asked = ("write:/dev/null", "read:/dev/zero", "read:/dev/full", "read:/dev/random", "read:/dev/urandom")
     zeros = "head -c 3 /dev/zero | od -An -tx1"
-    facts = oci.probe(
-        *asked, "write:/dev/full", f"try:{zeros}", changes={"process.user": {"uid": 1000, "gid": 1000}}
-    )
+    facts = oci.probe(*asked, "write:/dev/full", f"try:{zeros}", changes={"process.user": {"uid": 1000, "gid": 1000}})
     assert [facts[word] for word in asked] == [True] * len(asked)
     assert facts.tried(zeros)[1].split() == ["00", "00", "00"]
     assert not facts["write:/dev/full"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from harness.model.area import OciArea
@@ -358,7 +360,9 @@ def leaking(config: Any) -> Any:
 @pytest.mark.parametrize("option", ["rslave", "rprivate"])
 def test_mounts_of_the_container_stay_inside(oci: OciTrial, option: str) -> None:
     """Linux mount options: rslave and rprivate let nothing of what the container mounts out, also where the source is shared."""
-    box = oci.box({"process.capabilities": dict.fromkeys(("bounding", "effective", "permitted"), ["CAP_SYS_ADMIN"])})
+    box = oci.box(
+        {"process.capabilities": {kind: ["CAP_SYS_ADMIN"] for kind in ("bounding", "effective", "permitted")}}
+    )
     folder = box.folder("data")
     oci.shell(f"mount --bind {folder} {folder} && mount --make-shared {folder} && mkdir {folder}/below")
     try:

@@ -237,7 +237,8 @@ def test_a_user_namespace_by_path(oci: OciTrial) -> None:
 @pytest.mark.breach(drops("linux.netDevices"))
 def test_a_network_device_is_moved(oci: OciTrial) -> None:
     """Network Devices: "netDevices (object, OPTIONAL) - A set of network devices that MUST be made available in the container"; it gets
-    its new name, keeps its addresses, and "The runtime MUST set the network device state to "up" after moving it"."""
+    its new name, keeps its addresses, and "The runtime MUST set the network device state to "up" after moving it".
+    """
     oci.needs_feature("linux.netDevices.enabled")
     making = "ip link add seatrial0 type veth peer name seatrial1 && ip addr add 10.9.8.7/24 dev seatrial0 && echo made"
     oci.needs(oci.shell(f"({making}) 2>/dev/null || true"), "no pair of network devices (veth) can be made")
