@@ -96,4 +96,5 @@ def test_make_says_so_where_no_python_will_do(tmp_path: Path) -> None:
 def test_whatever_a_subject_is_made_of_can_be_set_up_or_comes_along(part: str) -> None:
     bundled = {"none", "builtin", "minirt", "grpc", "sdk", "oci"}
     comes_with_its_engine = {"ctr", "cli"}
-    assert part in TOOLS or part in bundled | comes_with_its_engine
+    brought_by_the_user = {"youki"}
+    assert part in TOOLS or part in bundled | comes_with_its_engine | brought_by_the_user
