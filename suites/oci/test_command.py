@@ -236,7 +236,8 @@ def test_checkpoint_and_restore(oci: OciTrial, tmp_path: Path) -> None:
     box = oci.launch(args=("/bin/sh", "-c", "i=0; while :; do i=$((i + 1)); echo $i >/tmp/count; sleep 0.05; done"))
     oci.wait((box.rootfs / "tmp" / "count").exists, "the program to count")
     images = tmp_path / "images"
-    oci.do("checkpoint", "--image-path", str(images), box.id)
+    work = ("--work-path", str(tmp_path / "work"))
+    oci.do("checkpoint", "--image-path", str(images), *work, box.id)
     assert images.is_dir(), "there are no images"
     reached = int((box.rootfs / "tmp" / "count").read_text())
     oci.attempt("delete", "--force", box.id)
