@@ -99,12 +99,8 @@ def test_a_reason_without_a_remedy_stands_alone() -> None:
 
 def test_the_tables_name_every_subject_and_state() -> None:
     text = command.render(judge(missing=("dockerd",), absent=("docker",)))
-<<<<<<< HEAD
     without = [subject for subject in BUILT_IN if subject.engine != "docker"]
     assert f"Subjects: {len(without)} of {len(BUILT_IN)} will run" in text
-=======
-    assert "Subjects: 11 of 12 will run" in text
->>>>>>> 986bd28 (suites: Count runsc and youki among the subjects)
     for subject in BUILT_IN:
         assert subject.name in text
     assert "seatrial setup docker" in text
