@@ -28,14 +28,15 @@ class Stage:
     """What the steps of one child share. `root`: descriptor of the root filesystem's mount, once there is one.
 
     `trees`: detached mounts that were prepared for it, by the key that their steps know. `mounts`: descriptors of mounts
-    to which later steps come back, by their place in the container. `trampoline`: descriptor of what executes the program
-    (`harness.minirt.container.trampoline`), -1: nothing does.
+    to which later steps come back, by their place in the container. `arrived`: whether the process is in its working
+    directory. `trampoline`: descriptor of what executes the program (`harness.minirt.container.trampoline`), -1: nothing does.
     """
 
     __slots__ = (
         "_mappings",
         "_proc",
         "_top",
+        "arrived",
         "channel",
         "console",
         "env",
@@ -58,6 +59,7 @@ class Stage:
         self.trampoline = trampoline
         self.root = -1
         self._top = ""
+        self.arrived = False
         self.trees: dict[str, int] = {}
         self.mounts: dict[str, int] = {}
         self._proc = -1
@@ -392,20 +394,67 @@ class SetLabels(Operation):
             procfs.write_file(stage.proc, "self/attr/exec", self.selinux)
 
 
-class ChangeFolder(Operation):
-    """Go to the working directory, which has to be inside the root."""
+class OwnStdio(Operation):
+    """Give stdin, stdout and stderr to the process's user, who could not open them by their names (/dev/stdout) otherwise.
+
+    The null device is everybody's. What belongs to nobody in a user namespace, or cannot be written to, stays as it is.
+    """
+
+    uid: int
+
+    @property
+    def title(self) -> str:
+        return "give the process its standard streams"
+
+    def perform(self, stage: Stage) -> None:
+        null = os.makedev(1, 3)
+        for fd in (0, 1, 2):
+            found = os.fstat(fd)
+            if found.st_uid == self.uid or found.st_rdev == null:
+                continue
+            try:
+                os.fchown(fd, self.uid, -1)
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.EPERM, errno.EROFS):
+                    raise
+
+
+class TryFolder(Operation):
+    """Go to the working directory as root, who may go where the process's user may not; `ChangeFolder` has the last word."""
 
     cwd: str
 
     @property
     def title(self) -> str:
-        return f"go to the working directory {self.cwd}"
+        return _chdir_title(self.cwd)
 
     def perform(self, stage: Stage) -> None:
-        os.chdir(self.cwd)
+        try:
+            os.chdir(self.cwd)
+        except PermissionError:
+            return
+        stage.arrived = True
+
+
+class ChangeFolder(Operation):
+    """Go to the working directory, unless we are there already. It has to be inside the root."""
+
+    cwd: str
+
+    @property
+    def title(self) -> str:
+        return _chdir_title(self.cwd)
+
+    def perform(self, stage: Stage) -> None:
+        if not stage.arrived:
+            os.chdir(self.cwd)
         # A path through a descriptor (/proc/self/fd/N) may lead out of the root: the kernel then has no name for it.
         if not syscalls.getcwd().startswith("/"):
             raise OSError(2, "the working directory is outside of the container's root", self.cwd)
+
+
+def _chdir_title(cwd: str) -> str:
+    return f'chdir to cwd ("{cwd}") set in config.json'
 
 
 class SetPrivileges(Operation):

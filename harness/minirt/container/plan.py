@@ -485,6 +485,8 @@ def process_steps(process: Process, in_user_namespace: bool, persona: int | None
         yield operations.SetPersonality(persona)
     if process.selinux or (process.apparmor and process.apparmor != "unconfined"):
         yield _labels(process)
+    yield operations.TryFolder(process.cwd)
+    yield operations.OwnStdio(user.uid)
     yield operations.BecomeUser(
         user.uid,
         user.gid,
@@ -495,7 +497,7 @@ def process_steps(process: Process, in_user_namespace: bool, persona: int | None
         may_set_groups=bool(user.groups) or not in_user_namespace,
     )
     yield operations.ChangeFolder(process.cwd)
-    yield program.FindProgram(process.args[0], process.env, user.uid)
+    yield program.FindProgram(process.args[0], process.env, user.uid, capabilities.effective & capabilities.permitted)
 
 
 def privilege_step(process: Process, profile: seccomp.Compiled | None) -> Operation:

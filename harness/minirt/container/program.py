@@ -7,12 +7,14 @@ import os
 import stat
 
 from harness.linux import syscalls
+from harness.linux.capabilities import BITS
 from harness.minirt.container.hooks import Hook, run_hooks
 from harness.minirt.container.operations import Operation, Stage
 from harness.minirt.container.record import Record
 from harness.minirt.errors import CommandError
 
 _LONGEST_PASSWD = 1 << 20
+_FILE_CAPABILITIES = 1 << BITS["CAP_DAC_OVERRIDE"] | 1 << BITS["CAP_DAC_READ_SEARCH"]
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -44,7 +46,7 @@ def _check(word: str, path: str) -> None:
         raise CommandError(word, number, f"stat {path}: {os.strerror(error.errno or 0).lower()}") from None
     if stat.S_ISDIR(status.st_mode):
         raise CommandError(word, errno.EACCES, "is a directory: permission denied")
-    if not os.access(path, os.X_OK):
+    if not os.access(path, os.X_OK, effective_ids=True):
         raise CommandError(word, errno.EACCES, "permission denied")
 
 
@@ -74,6 +76,8 @@ class FindProgram(Operation):
     command: str
     env: tuple[str, ...]
     uid: int
+    effective: int = 0
+    """the capabilities that the process will have in effect"""
 
     @property
     def title(self) -> str:
@@ -86,6 +90,10 @@ class FindProgram(Operation):
         if values.get("HOME", "HOME=") == "HOME=":
             values["HOME"] = f"HOME={home_of(_read_passwd(), self.uid)}"
         stage.env = list(values.values())
+        if self.uid and self.effective & _FILE_CAPABILITIES:
+            # A user has nothing in effect at this moment, but will have when the kernel looks for the program.
+            _, permitted, inheritable = syscalls.capget()
+            syscalls.capset(self.effective & _FILE_CAPABILITIES & permitted, permitted, inheritable)
         stage.program = find_program(self.command, path)
 
 
