@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -100,6 +101,48 @@ def test_a_hook_has_its_own_environment_and_nothing_else(bundle: Bundle) -> None
     bundle.run("true")
     assert {"A=1", "B=x=y", "C="} <= set(said.read_text().split())
     assert "HOME" not in said.read_text()
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_hook_without_an_environment_has_what_callers_know(bundle: Bundle, runtime: str) -> None:
+    said = bundle.folder / "said"
+    said.mkdir()
+    bundle.config["mounts"].append({"destination": "/said", "type": "bind", "source": str(said), "options": ["bind"]})
+    shutil.copy("/bin/busybox", bundle.rootfs / "bin/env")
+    bundle.config["process"]["env"] = ["ONE=two", "PATH=/bin"]
+    bundle.config["hooks"] = {
+        "prestart": [hook(f"echo $SECRET $ONE > {said}/prestart")],
+        "createContainer": [hook(f"echo $SECRET > {said}/createContainer")],
+        "startContainer": [hook("echo $SECRET $ONE $HOME > /said/startContainer")],
+        "poststop": [hook(f"echo $SECRET $ONE > {said}/poststop"), hook(f"echo $SECRET > {said}/none", env=[])],
+    }
+    done = bundle.sh("true").runtime(runtime, "run", "box", env={**os.environ, "SECRET": "known"})
+    assert done.returncode == 0, done.stderr
+    assert {path.name: path.read_text().strip() for path in said.iterdir()} == {
+        "prestart": "known",
+        "createContainer": "",
+        "startContainer": "two /root",
+        "poststop": "known",
+        "none": "",
+    }
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("uid", [0, 1000])
+def test_a_hook_of_the_image_has_the_rights_of_the_process(bundle: Bundle, runtime: str, uid: int) -> None:
+    """It comes from the image: what is kept from the process must not be had by way of it."""
+    tell = "grep -E '^(Cap(Eff|Prm|Amb|Bnd)|Seccomp|NoNewPrivs|Uid):' /proc/self/status"
+    bundle.config["process"]["user"] = {"uid": uid, "gid": uid}
+    bundle.config["linux"]["seccomp"] = {"defaultAction": "SCMP_ACT_ALLOW"}
+    bundle.config["linux"]["seccomp"]["syscalls"] = [{"names": ["swapon"], "action": "SCMP_ACT_ERRNO"}]
+    (bundle.rootfs / "said").mkdir(mode=0o777)
+    (bundle.rootfs / "said").chmod(0o777)
+    bundle.config["hooks"] = {"startContainer": [hook(f"{tell} > /said/hook")]}
+    done = bundle.sh(f"{tell} > /said/process").runtime(runtime, "run", "box")
+    assert done.returncode == 0, done.stderr
+    said = (bundle.rootfs / "said/hook").read_text()
+    assert said == (bundle.rootfs / "said/process").read_text()
+    assert "Seccomp:\t2" in said
 
 
 @pytest.mark.parametrize("name", ["prestart", "createRuntime", "createContainer"])

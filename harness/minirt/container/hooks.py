@@ -1,6 +1,8 @@
 """Hooks: programs that an engine has run at moments of a container's life (runtime-spec, "POSIX-platform Hooks").
 
-Each gets the container's state as JSON on its standard input, and no other environment than its own. One that fails or takes
+Each gets the container's state as JSON on its standard input, and the environment that it says. The specification does not
+say what one without ``env`` has; callers know it from runc: of the runtime's own side that of the runtime, of
+`createContainer` none, of `startContainer` that of the container's process. One that fails or takes
 longer than its timeout ends the list with a `HookError`, which carries the end of what it said.
 """
 
@@ -15,7 +17,7 @@ from harness.minirt.errors import HookError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 NAMES = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
 _LONGEST_TEXT = 4096
@@ -25,21 +27,26 @@ _SIGKILL = 9
 
 
 class Hook(Record):
-    """One program to run. `env` is its whole environment."""
+    """One program to run. `env` is its whole environment; None: it says nothing of one."""
 
     path: str
     args: tuple[str, ...] = ()
-    env: tuple[str, ...] = ()
+    env: tuple[str, ...] | None = None
     timeout_s: int | None = None
 
 
-def run_hooks(name: str, hooks: Iterable[Hook], state: str) -> None:
-    """Run hooks one after the other; `state` is the text of the state document."""
+def run_hooks(name: str, hooks: Iterable[Hook], state: str, env: Iterable[str] | None = None) -> None:
+    """Run hooks one after the other; `state` is the text of the state document.
+
+    `env`: the environment of those that have none, None: that of this process.
+    """
     for index, hook in enumerate(hooks):
-        _run(f"error running {name} hook #{index}", hook, state.encode())
+        entries = env if hook.env is None else hook.env
+        variables = os.environ if entries is None else dict(entry.partition("=")[::2] for entry in entries)
+        _run(f"error running {name} hook #{index}", hook, state.encode(), variables)
 
 
-def _run(what: str, hook: Hook, state: bytes) -> None:
+def _run(what: str, hook: Hook, state: bytes, env: Mapping[str, str]) -> None:
     stdin = os.memfd_create("state", os.MFD_CLOEXEC)
     os.write(stdin, state)
     os.lseek(stdin, 0, os.SEEK_SET)
@@ -51,7 +58,7 @@ def _run(what: str, hook: Hook, state: bytes) -> None:
             pid = os.posix_spawn(
                 hook.path,
                 list(hook.args) or [hook.path],
-                dict(entry.partition("=")[::2] for entry in hook.env),
+                env,
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, stdin, 0),
                     (os.POSIX_SPAWN_DUP2, writer, 1),

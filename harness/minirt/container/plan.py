@@ -167,7 +167,8 @@ def make_plan(
             finish.append(privileges)
         if spec.hooks.get("startContainer"):
             state = state_text(spec.version, id, "created", bundle, spec.annotations)
-            finish.insert(0, program.RunHooks("startContainer", spec.hooks["startContainer"], state))
+            # Their programs are the image's: they get no rights that the container's process does not have.
+            finish.append(program.RunHooks("startContainer", spec.hooks["startContainer"], state))
     return Plan(
         id=id,
         cgroup=cgroup,

@@ -139,7 +139,8 @@ class RunHooks(Operation):
     def perform(self, stage: Stage) -> None:
         if self.name == "createContainer":
             os.fchdir(stage.root)
-        run_hooks(self.name, self.hooks, self.state.replace("@pid@", str(os.getpid())))
+        env = stage.env if self.name == "startContainer" else ()
+        run_hooks(self.name, self.hooks, self.state.replace("@pid@", str(os.getpid())), env)
 
 
 class Program(Record):

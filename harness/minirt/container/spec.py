@@ -334,7 +334,8 @@ def _hooks(top: Reader) -> dict[str, tuple[Hook, ...]]:
         timeout_s = hook.number("timeout")
         if timeout_s is not None and timeout_s <= 0:
             raise hook.fail("timeout", "has to be above 0")
-        return Hook(path, hook.texts("args"), parse_environment(hook), timeout_s)
+        env = parse_environment(hook) if hook.value.get("env") is not None else None
+        return Hook(path, hook.texts("args"), env, timeout_s)
 
     return {name: hooks for name in HOOKS if (hooks := entry.list(name, one))}
 

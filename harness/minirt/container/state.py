@@ -112,6 +112,11 @@ def _hook_document(hook: Hook) -> dict[str, Any]:
     return {"path": hook.path, "args": hook.args, "env": hook.env, "timeout": hook.timeout_s}
 
 
+def _hook_of(item: dict[str, Any]) -> Hook:
+    env = item["env"]
+    return Hook(item["path"], tuple(item["args"]), None if env is None else tuple(env), item["timeout"])
+
+
 def load(root: str, id: str) -> Container:
     """Raises `ContainerMissing` and `StateCorrupt`."""
     folder = folder_of(root, id)
@@ -137,12 +142,7 @@ def load(root: str, id: str) -> Container:
             pid=content["pid"],
             pid_started=content["pidStarted"],
             annotations=content["annotations"],
-            hooks={
-                name: tuple(
-                    [Hook(item["path"], tuple(item["args"]), tuple(item["env"]), item["timeout"]) for item in items]
-                )
-                for name, items in content["hooks"].items()
-            },
+            hooks={name: tuple([_hook_of(item) for item in items]) for name, items in content["hooks"].items()},
             seccomp=content["seccomp"],
             no_new_keyring=content["noNewKeyring"],
             beside=content.get("beside", {}),
