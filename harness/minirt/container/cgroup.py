@@ -388,9 +388,10 @@ def _folder(hierarchy: Hierarchy, path: str) -> str:
 
 
 def create(layout: Layout, cgroup: Cgroup) -> None:
-    """Make the folders. Refuses one that has processes: two containers would kill each other's.
+    """Make the folders.
 
-    A unit of systemd's is started first; it refuses a second one with the name.
+    Refuses a cgroup that has processes, as two containers would kill each other's, and one that is frozen, as its first
+    process would never get anywhere: nothing has been made then. A unit of systemd's is started first; it refuses a second one with the name.
     """
     if cgroup.unit is None:
         _make_folders(layout, cgroup, alone=True)
@@ -407,32 +408,48 @@ def create(layout: Layout, cgroup: Cgroup) -> None:
 
 def _make_folders(layout: Layout, cgroup: Cgroup, alone: bool) -> None:
     try:
+        pids = {pid for folder in cgroup.distinct if alone and os.path.isdir(folder) for pid in pids_below(folder)}
+        if pids:
+            raise CgroupError(f"container's cgroup is not empty: {len(pids)} process(es) found")
+        if _is_held(cgroup):
+            raise CgroupError("container's cgroup unexpectedly frozen")
         if cgroup.version == 2:
             assert layout.unified is not None
-            _make_v2(layout.unified.folder, cgroup.folders[""], alone)
-            return
-        for name, folder in cgroup.folders.items():
-            if not _make(folder) and alone and pids_below(folder):
-                raise CgroupError(f"the cgroup {folder} is not empty")
-            if name == "cpuset":
-                _inherit_cpuset(layout.v1[name].folder, folder)
+            _make_v2(layout.unified.folder, cgroup.folders[""])
+        else:
+            for name, folder in cgroup.folders.items():
+                _make(folder)
+                if name == "cpuset":
+                    _inherit_cpuset(layout.v1[name].folder, folder)
     except OSError as error:
         raise cgroup_error("cannot make the cgroup", error) from error
+    if _is_held(cgroup):
+        cgroup.remove()
+        raise CgroupError("container's cgroup unexpectedly frozen: one above it is")
 
 
-def _make(folder: str) -> bool:
-    """Make a folder with its parents; whether it is new."""
+def _is_held(cgroup: Cgroup) -> bool:
+    """Whether nobody in it could go on, because it or one above it is frozen."""
+    if cgroup.version == 1:
+        return cgroup.is_frozen()  # the state of v1 counts those above
+    try:
+        return "frozen 1" in read_file(f"{cgroup.folders['']}/cgroup.events")
+    except FileNotFoundError:
+        return False
+
+
+def _make(folder: str) -> None:
+    """Make a folder with its parents, where it is not there."""
     try:
         os.mkdir(folder, 0o755)
     except FileNotFoundError:
         _make(os.path.dirname(folder))
         os.mkdir(folder, 0o755)
     except FileExistsError:
-        return False
-    return True
+        return
 
 
-def _make_v2(top: str, folder: str, alone: bool) -> None:
+def _make_v2(top: str, folder: str) -> None:
     words = folder[len(top) :].strip("/").split("/")
     here = top
     for word in words:
@@ -449,8 +466,7 @@ def _make_v2(top: str, folder: str, alone: bool) -> None:
         try:
             os.mkdir(here, 0o755)
         except FileExistsError:
-            if here == folder and alone and pids_below(folder):
-                raise CgroupError(f"the cgroup {folder} is not empty") from None
+            continue
 
 
 def _inherit_cpuset(top: str, folder: str) -> None:

@@ -309,11 +309,12 @@ def restore(context: Context, words: Words) -> int:
         adopt_orphans()
     container = record_of(words, id, plan, content)
     folder = state.reserve(context.root, id)
-    pid = 0
+    pid, made = 0, False
     try:
         # Written before there is anything, so that whatever a kill leaves can be found and deleted.
         state.save(folder, container)
         cgroups.create(plan.layout, plan.cgroup)
+        made = True
         plan.cgroup.apply(plan.resources)
         pid = _Restoration(words, plan, spec, images, work, folder, console).perform()
         plan.cgroup.settle()
@@ -322,10 +323,11 @@ def restore(context: Context, words: Words) -> int:
         launched = Launched(pid, os.pidfd_open(pid))
         write_pid_file(words, pid)
     except BaseException:
-        plan.cgroup.kill_all()
-        if pid:
-            os.waitpid(pid, 0)
-        plan.cgroup.remove()
+        if made:  # else it is somebody else's
+            plan.cgroup.kill_all()
+            if pid:
+                os.waitpid(pid, 0)
+            plan.cgroup.remove()
         state.forget(context.root, id)
         raise
     finally:
