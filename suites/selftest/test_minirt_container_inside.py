@@ -174,7 +174,7 @@ def test_proc_behind_a_link_is_refused(bundle: Bundle) -> None:
     (bundle.rootfs / "proc").symlink_to("elsewhere")
     done = bundle.sh("true").minirt("run", "box")
     assert done.returncode == 1
-    assert "ordinary folder" in done.stderr
+    assert "must be mounted on ordinary directory" in done.stderr
     assert bundle.leftovers() == []
 
 

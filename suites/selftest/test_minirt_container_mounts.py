@@ -338,3 +338,44 @@ def test_another_device_of_the_machine_is_not_taken_for_it(bundle: Bundle) -> No
 def test_words_that_only_fstab_knows() -> None:
     options = parse_options(["auto", "_netdev", "x-a.b=c", "auto_da_alloc", "size=1"])
     assert options.data == "auto_da_alloc,size=1"
+
+
+@pytest.mark.parametrize(
+    ("folder", "options", "mode"),
+    [
+        (None, (), "1777"),  # the kernel's own, and not that of a folder which has just been made for it
+        (0o710, (), "710"),
+        (0o1700, ("size=64k",), "1700"),
+        (0o710, ("mode=1500",), "1500"),
+    ],
+)
+def test_the_mode_of_a_tmpfs(bundle: Bundle, add: Any, folder: int | None, options: tuple[str, ...], mode: str) -> None:
+    bundle.config["root"]["readonly"] = False
+    if folder is not None:
+        (bundle.rootfs / "some/where").mkdir(parents=True)
+        (bundle.rootfs / "some/where").chmod(folder)
+    add("/some/where", *options, type="tmpfs", source="tmpfs")
+    assert bundle.run("stat -c %a /some/where") == f"{mode}\n"
+    assert (bundle.rootfs / "some/where").stat().st_mode & 0o7777 == (0o755 if folder is None else folder)
+
+
+def test_a_destination_as_the_machine_has_it(bundle: Bundle, add: Any) -> None:
+    """Not what the specification says, but what callers write and runc takes."""
+    bundle.config["root"]["readonly"] = False
+    add(f"{bundle.rootfs}/there", type="tmpfs", source="tmpfs")
+    add(f"{bundle.rootfs}x/there", type="tmpfs", source="tmpfs")
+    places = [line.split()[4] for line in bundle.run("cat /proc/self/mountinfo").splitlines()]
+    assert "/there" in places
+    assert f"{bundle.rootfs}x/there" in places
+    add(str(bundle.rootfs), type="tmpfs", source="tmpfs")
+    assert "is the root itself" in bundle.minirt("run", "box").stderr
+
+
+@pytest.mark.parametrize("name", ["proc", "sys"])
+@pytest.mark.parametrize("there", ["link", "file"])
+def test_proc_and_sys_are_mounted_on_folders_alone(bundle: Bundle, name: str, there: str) -> None:
+    place = bundle.rootfs / name
+    place.symlink_to("tmp") if there == "link" else place.touch()
+    done = bundle.sh("echo ran").minirt("run", "box")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "must be mounted on ordinary directory" in done.stderr

@@ -165,7 +165,7 @@ def test_without_an_agent_nothing_is_created(bundle: Bundle) -> None:
     """Sending to the socket fails: "the runtime MUST generate an error"."""
     done = bundle.sh("true").minirt("create", "box")
     assert done.returncode == 1
-    assert "send the seccomp descriptor to its listener" in done.stderr
+    assert "send the seccomp descriptor to its listener: failed to connect with seccomp agent" in done.stderr
     assert str(bundle.folder / "agent") in done.stderr
     assert bundle.leftovers() == []
 

@@ -102,7 +102,7 @@ def test_proc_and_sys_are_not_mounted_through_a_link(bundle: Bundle, outside: Pa
     (bundle.rootfs / name).symlink_to(to.format(outside=outside))
     done = bundle.sh("true").minirt("run", "box")
     assert done.returncode == 1
-    assert "has to be mounted on an ordinary folder" in done.stderr or "inside" in done.stderr, done.stderr
+    assert "must be mounted on ordinary directory" in done.stderr or "inside" in done.stderr, done.stderr
     assert _is_untouched(outside)
     assert bundle.leftovers() == []
 

@@ -12,6 +12,7 @@ from harness.linux import syscalls
 from harness.minirt.container import cgroup as cgroups
 from harness.minirt.container import channel as channels
 from harness.minirt.container.detour import clone_by_detour
+from harness.minirt.container.files import write_file
 from harness.minirt.container.hooks import run_hooks
 from harness.minirt.container.idmap import write_maps
 from harness.minirt.container.operations import JoinNamespaces, Stage
@@ -106,6 +107,7 @@ def launch(
                 trampoline=trampoline,
                 answers=lambda pid: {
                     "maps": lambda _: _write_id_maps(pid, plan.uid_maps, plan.gid_maps),
+                    "offsets": lambda _: _write_time_offsets(pid, plan.time_offsets),
                     "devices": lambda _: _move_devices(plan, pid, moved),
                     "hooks": lambda _: _run_parent_hooks(plan, pid),
                     "scheduling": lambda _: _apply_scheduling(plan, pid),
@@ -256,6 +258,15 @@ def _write_id_maps(pid: int, uid_maps: tuple[IdMap, ...], gid_maps: tuple[IdMap,
         write_maps(pid, uid_maps, gid_maps)
     except OSError as error:
         raise step_error("map ids", error) from None
+
+
+def _write_time_offsets(pid: int, offsets: dict[str, tuple[int, int]]) -> None:
+    """Set the clocks of the child's new time namespace: the file is the machine's root's, also where that namespace is not."""
+    lines = [f"{clock} {secs} {nanosecs}\n" for clock, (secs, nanosecs) in offsets.items()]
+    try:
+        write_file(f"/proc/{pid}/timens_offsets", "".join(lines))
+    except OSError as error:
+        raise step_error("set time offsets", error) from None
 
 
 def _run_parent_hooks(plan: Plan, pid: int) -> None:

@@ -57,7 +57,8 @@ def _send(path: str, message: bytes, fd: int) -> None:
         try:
             end.connect(path)
         except OSError as error:
-            raise OSError(error.errno, os.strerror(error.errno or 0), path) from None
+            named = OSError(error.errno, os.strerror(error.errno or 0), path)
+            raise step_error(f"{STEP}: failed to connect with seccomp agent", named) from None
         sent = end.sendmsg([message], [(SOL_SOCKET, SCM_RIGHTS, fd.to_bytes(4, sys.byteorder))])
         if sent < len(message):
             end.sendall(message[sent:])

@@ -11,6 +11,7 @@ import os
 
 from harness.linux import syscalls as sys
 from harness.minirt.container import procfs, rootfs
+from harness.minirt.container.binding import set_flags
 from harness.minirt.container.boundary import seal_imports
 from harness.minirt.container.filesystem import DETACHABLE, make_filesystem
 from harness.minirt.container.idmap import Maps, map_ids
@@ -46,8 +47,8 @@ def clone_tree(fd: int, recursive: bool = False) -> int:
     return sys.open_tree(fd, "", flags)
 
 
-def open_bind(stage: Stage, source: str, options: MountOptions, maps: Maps | None = None) -> int:
-    """A detached mount of a file or folder of the machine, with its attributes and its mapping of ids."""
+def open_bind(stage: Stage, source: str, options: MountOptions, maps: Maps | None = None, locked: bool = False) -> int:
+    """A detached mount of a file or folder of the machine, with its attributes (see `set_flags`) and its mapping of ids."""
     recursive = bool(options.flags & sys.MS_REC)
     if options.subfolder:
         whole = os.open(source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -59,7 +60,7 @@ def open_bind(stage: Stage, source: str, options: MountOptions, maps: Maps | Non
         tree = sys.open_tree(sys.AT_FDCWD, source, sys.OPEN_TREE_CLONE | (sys.AT_RECURSIVE if recursive else 0))
     if maps is not None:
         map_ids(tree, stage.mapping(maps), source, recursive=options.idmap == "ridmap")
-    set_attributes(tree, options.attributes)
+    set_flags(tree, options, source, locked)
     set_attributes(tree, options.recursive, recursive=True)
     return tree
 
@@ -192,10 +193,15 @@ class MountFilesystem(Operation):
         return f"mount {self.type} on {self.destination}"
 
     def perform(self, stage: Stage) -> None:
-        # As below runc: a tmpfs has the mode of the folder that it covers; where there was none, the kernel's 1777.
-        bare = self.type == "tmpfs" and "mode=" not in self.options.data
-        covers = bare and rootfs.exists(stage.root, self.destination)
-        target = rootfs.make_folder(stage.root, self.destination)
+        covers = True
+        try:
+            target = rootfs.find(stage.root, self.destination, os.O_PATH | os.O_DIRECTORY)
+        except FileNotFoundError:
+            target, covers = rootfs.make_folder(stage.root, self.destination), False
+        except NotADirectoryError:
+            if self.type in ("proc", "sysfs"):
+                raise self._no_folder() from None
+            raise
         try:
             if self.type in ("proc", "sysfs"):
                 # Behind a symbolic link they could end up where what has to be masked in them is not masked.
@@ -205,7 +211,8 @@ class MountFilesystem(Operation):
                 target = found
             stage.check_place(target, self.type, bind=False)
             data = self.options.data
-            if covers:
+            # A folder that was made for the mount has no mode worth keeping.
+            if self.type == "tmpfs" and covers and "mode=" not in data:
                 data = f"{data},mode={os.fstat(target).st_mode & 0o7777:o}".lstrip(",")
             if self.label and self.type not in _UNLABELLED:
                 data = f'{data},context="{self.label}"'.lstrip(",")
@@ -220,10 +227,14 @@ class MountFilesystem(Operation):
                 self._mount(stage, target, data)
         except OSError as error:
             if error.errno == errno.ELOOP:
-                raise OSError(errno.ELOOP, "has to be mounted on an ordinary folder", self.destination) from None
+                raise self._no_folder() from None
             raise
         finally:
             os.close(target)
+
+    def _no_folder(self) -> OSError:
+        what = f'filesystem "{self.type}" must be mounted on ordinary directory'
+        return OSError(errno.ELOOP, what, self.destination)
 
     def _make(self, target: int, data: str) -> int:
         options = self.options

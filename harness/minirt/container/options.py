@@ -105,6 +105,8 @@ class MountOptions(Record):
 
     flags: int = 0
     """MS_* set, for mount(2)"""
+    cleared: int = 0
+    """MS_* that a word clears, and no later one sets"""
     attributes: Attributes = Attributes()
     """the same for mount_setattr(2), and what is cleared"""
     recursive: Attributes = Attributes()
@@ -156,7 +158,7 @@ _MOST_PARSED = 64
 
 
 def _parse(words: tuple[str, ...]) -> MountOptions:
-    flags, propagation, data, copy_up, idmap, subfolder = 0, [], [], False, "", ""
+    flags, cleared, propagation, data, copy_up, idmap, subfolder = 0, 0, [], [], False, "", ""
     own = recursive = Attributes()
     for word in words:
         if word in FLAGS:
@@ -164,6 +166,7 @@ def _parse(words: tuple[str, ...]) -> MountOptions:
             if bits & _ATIME and not clears:
                 flags &= ~_ATIME  # of several the kernel would take the one that it likes
             flags = flags & ~bits if clears else flags | bits
+            cleared = cleared | bits if clears else cleared & ~bits
             if word in ATTRIBUTES:
                 own = _with(own, word)
         elif word in PROPAGATION:
@@ -178,4 +181,4 @@ def _parse(words: tuple[str, ...]) -> MountOptions:
             subfolder = word[len(_SUBFOLDER) :]
         elif word and word not in _REMARKED and not word.startswith(_REMARKS):
             data.append(word)
-    return MountOptions(flags, own, recursive, tuple(propagation), ",".join(data), copy_up, idmap, subfolder)
+    return MountOptions(flags, cleared, own, recursive, tuple(propagation), ",".join(data), copy_up, idmap, subfolder)

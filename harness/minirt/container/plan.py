@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from harness.linux import syscalls as sys
+from harness.linux.capabilities import BITS
 from harness.linux.namespaces import FLAGS
 from harness.minirt.container import cgroup as cgroups
 from harness.minirt.container import document, hiding, mounting, nodes, operations, preparing, program, seccomp
@@ -84,6 +85,7 @@ class Plan(Record):
     preserved_fds: int = 0
     seccomp: seccomp.Compiled | None = None
     process: Process | None = None
+    time_offsets: dict[str, tuple[int, int]] = {}  # noqa: RUF012
     net_devices: dict[str, str] = {}  # noqa: RUF012
     rdt: Group | None = None
     warnings: tuple[str, ...] = ()
@@ -116,8 +118,6 @@ def make_plan(
     new = [entry.kind for entry in spec.namespaces if not entry.path]
     joins = {entry.kind: entry.path for entry in spec.namespaces if entry.path}
     _check_joins(spec)
-    if "time" in new and spec.namespace("time") is not None and "user" in joins:
-        raise Unsupported("a new time namespace inside an existing user namespace is not supported")
     cgroup = cgroups.place_of(layout, spec.cgroups_path, id, spec.resources, counted)
     shortfalls: tuple[str, ...] = ()
     if rights is not None:
@@ -140,11 +140,10 @@ def make_plan(
         _check_selinux("linux.mountLabel", spec.mount_label)
     in_user_namespace = "user" in new or "user" in joins
     profile = None if spec.seccomp is None else seccomp.compile_profile(spec.seccomp, seccomp_cache)
-    # Mapping ids takes a process whose own id is known to the machine's /proc, and which the machine trusts.
-    detours = "user" in joins or any(_maps(spec, mount) for mount in spec.mounts)
     by_user = rights is not None and not rights.privileged
+    detours = _detours(spec, new, joins, by_user)
     prepares = detours and not by_user and "mnt" in new
-    foyer = _foyer_steps(spec, process, cgroup, joins, prepares, overlay) if detours else ()
+    foyer = _foyer_steps(spec, process, cgroup, joins, new, prepares, overlay) if detours else ()
     setup = [
         *(() if detours else _privileged_steps(process, cgroup)),
         *_namespace_steps(spec, new, () if detours else joins, late, new_keyring, id, by_user),
@@ -191,12 +190,23 @@ def make_plan(
         preserved_fds=preserved_fds,
         seccomp=profile,
         process=process,
+        time_offsets=spec.time_offsets,
         net_devices=_net_devices(spec),
         rdt=_rdt_group(spec, id),
         warnings=(*spec.warnings, *capability_warnings(process, in_user_namespace)),
         shortfalls=shortfalls,
         limits_devices=rights is None or not rights.rootless,
     )
+
+
+def _detours(spec: Spec, new: list[str], joins: dict[str, str], by_user: bool) -> bool:
+    """Whether the way to the container leads past a process in between, which does what only the machine's root can do."""
+    # Mapping ids takes a process whose own id is known to the machine's /proc, and which the machine trusts.
+    if "user" in joins or any(_maps(spec, mount) for mount in spec.mounts):
+        return True
+    # The root of a user namespace may not enter each folder that leads to a bind mount's source, or to the root filesystem.
+    # Without rights of our own there is no other way.
+    return "user" in new and "mnt" in new and not by_user and bool(sys.capget()[0] >> BITS["CAP_SYS_ADMIN"] & 1)
 
 
 def _check_joins(spec: Spec) -> None:
@@ -278,9 +288,16 @@ def _privileged_steps(process: Process | None, cgroup: Cgroup) -> Iterator[Opera
 
 
 def _foyer_steps(
-    spec: Spec, process: Process | None, cgroup: Cgroup, joins: dict[str, str], prepares: bool, overlay: str
+    spec: Spec,
+    process: Process | None,
+    cgroup: Cgroup,
+    joins: dict[str, str],
+    new: list[str],
+    prepares: bool,
+    overlay: str,
 ) -> Iterator[Operation]:
     yield from _privileged_steps(process, cgroup)
+    in_user_namespace = "user" in new or "user" in joins
     if prepares:
         yield preparing.LeaveMounts()
         if overlay:
@@ -290,7 +307,7 @@ def _foyer_steps(
         for index, mount in enumerate(spec.mounts):
             if mount.options.bind and not mount.options.remount:
                 yield preparing.PrepareBind(
-                    str(index), mount.source, mount.destination, mount.options, _maps(spec, mount)
+                    str(index), mount.source, mount.destination, mount.options, _maps(spec, mount), in_user_namespace
                 )
             elif maps := _maps_of_image(mount):
                 options = mount.options
@@ -336,8 +353,7 @@ def _namespace_steps(
     if late:
         yield operations.Unshare(late)
     if spec.time_offsets and "time" in new:
-        lines = [f"{clock} {secs} {nanosecs}\n" for clock, (secs, nanosecs) in spec.time_offsets.items()]
-        yield operations.TimeOffsets("".join(lines))
+        yield operations.AskParent("offsets")
     if new_keyring:
         yield operations.NewKeyring(f"_ses.{id}")
     if "net" in new:

@@ -105,13 +105,14 @@ class PrepareBind(Operation):
     destination: str
     options: MountOptions
     maps: Maps | None
+    locked: bool
 
     @property
     def title(self) -> str:
         return f"bind mount {self.source} on {self.destination}"
 
     def perform(self, stage: Stage) -> None:
-        stage.trees[self.key] = open_bind(stage, self.source, self.options, self.maps)
+        stage.trees[self.key] = open_bind(stage, self.source, self.options, self.maps, self.locked)
 
 
 class EnterTree(Operation):

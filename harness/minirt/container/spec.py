@@ -147,7 +147,7 @@ def parse_spec(document: Any, bundle: str) -> Spec:
         raise linux.fail("rootfsPropagation", f"{propagation!r} is none of {', '.join(PROPAGATION)}")
     seccomp = linux.object("seccomp")
     may_map = "user" in kinds
-    mounts = top.list("mounts", lambda entry: _mount(entry, bundle, may_map))
+    mounts = top.list("mounts", lambda entry: _mount(entry, bundle, _join(bundle, root_path), may_map))
     annotations = top.pairs("annotations")
     if "" in annotations:
         raise top.fail("annotations", "has a key that is empty")
@@ -281,13 +281,16 @@ def _check_shared_mounts(top: Reader, root: Reader, linux: Reader) -> None:
         raise root.fail("readonly", "cannot be had without a mount namespace")
 
 
-def _mount(entry: Reader, bundle: str, may_map: bool) -> Mount:
+def _mount(entry: Reader, bundle: str, root: str, may_map: bool) -> Mount:
     destination = entry.text("destination")
     if not destination:
         raise entry.fail("destination", "is missing")
     if not destination.startswith("/"):
         # Deprecated, but "it MAY be a relative path, in which case it MUST be interpreted as relative to /".
         destination = "/" + destination
+    if f"{destination}/".startswith(f"{root.rstrip('/')}/"):
+        # There are callers who write where it is for the machine, and runc takes it.
+        destination = destination[len(root.rstrip("/")) :] or "/"
     words = entry.texts("options")
     options = parse_options(words)
     kind, source = entry.text("type"), entry.text("source")
