@@ -168,6 +168,15 @@ def test_capabilities_that_cannot_be_granted_are_warned_of(bundle: Bundle) -> No
     assert ("CAP_SYS_RESOURCE cannot be granted" in warnings) == (not own >> 24 & 1)
 
 
+def test_an_ambient_capability_that_is_not_inheritable_is_warned_of(bundle: Bundle) -> None:
+    capabilities = bundle.config["process"]["capabilities"]
+    capabilities["inheritable"], capabilities["ambient"] = ["CAP_KILL"], ["CAP_KILL", "CAP_AUDIT_WRITE"]
+    done = bundle.sh("grep CapAmb /proc/self/status").minirt("run", "box")
+    assert (done.returncode, done.stdout.split()) == (0, ["CapAmb:", f"{1 << 5:016x}"])
+    assert "can't raise ambient capability CAP_AUDIT_WRITE: " in done.stderr
+    assert "CAP_KILL" not in done.stderr
+
+
 def test_a_container_without_a_process_can_be_created_and_not_started(bundle: Bundle) -> None:
     """It is start that "MUST generate an error if process was not set", and not create."""
     del bundle.config["process"]

@@ -268,11 +268,16 @@ def capability_warnings(process: Process | None, in_user_namespace: bool) -> tup
     lacking = (masks.effective & ~masks.permitted) | (masks.inheritable & ~masks.bounding)
     if not in_user_namespace:
         lacking |= (masks.effective | masks.permitted) & ~sys.capget()[1]
-    if not lacking:
+    # What is not permitted or not inheritable cannot be ambient either (capabilities(7)).
+    powerless = masks.ambient & ~(masks.permitted & masks.inheritable & masks.bounding)
+    if not lacking and not powerless:
         return ()
     from harness.linux.capabilities import names_of
 
-    return tuple([f"process.capabilities: {name} cannot be granted" for name in names_of(lacking)])
+    return (
+        *[f"process.capabilities: {name} cannot be granted" for name in names_of(lacking)],
+        *[f"can't raise ambient capability {name}: operation not permitted" for name in names_of(powerless)],
+    )
 
 
 def _privileged_steps(process: Process | None, cgroup: Cgroup) -> Iterator[Operation]:

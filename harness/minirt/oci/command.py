@@ -38,10 +38,17 @@ class Context:
     def warn(self, message: str) -> None:
         """Tell of what is not as it was asked for, and no reason to stop."""
         self.log("warning", message)
+        if self._log:
+            self._tell(message)
+
+    @staticmethod
+    def _tell(message: str) -> None:
         sys.stderr.write(f"minirt: warning: {message}\n")
 
     def log(self, level: str, message: str) -> None:
-        """One line into the log file, if there is one."""
+        """One line into the log file. Without one, warnings go to standard error, and others nowhere."""
+        if not self._log and level == "warning":
+            self._tell(message)
         if not self._log or (level == "debug" and not self.debug):
             return
         from harness.minirt.container.document import render

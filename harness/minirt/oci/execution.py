@@ -10,6 +10,7 @@ from harness.minirt.container.boundary import guard_descriptors
 from harness.minirt.container.cgroup import read_layout
 from harness.minirt.container.enter import enter
 from harness.minirt.container.files import read_file
+from harness.minirt.container.plan import capability_warnings
 from harness.minirt.container.process import Capabilities, Process, User, parse_process
 from harness.minirt.container.reader import Reader
 from harness.minirt.container.record import changed
@@ -67,6 +68,8 @@ def _start(context: Context, words: Words) -> tuple[Launched, Relay | None]:
         process = keep_within(process, told)
         for shortfall in told:
             context.warn(shortfall)
+    for warning in capability_warnings(process, in_user_namespace=True):  # which says nothing of the runtime's own
+        context.log("warning", warning)
     place = _place(container, words.lists.get("cgroup", []))
     console = relay = pidfd_socket = None
     socket_path = words.value("console-socket")
