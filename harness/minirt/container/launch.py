@@ -41,6 +41,8 @@ class Launched(Record):
 
     pid: int
     pidfd: int
+    mounted: int = 0
+    """the number of its root's mount among the machine's own, if it shares these (see `inherited`)"""
 
 
 class Birth(Record):
@@ -93,6 +95,7 @@ def launch(
         )
         moved: list[Moves] = []
         grouped = False
+        mounted: list[int] = []
         cgroups.create(plan.layout, plan.cgroup)
         try:
             plan.cgroup.apply(plan.resources, plan.limits_devices)
@@ -106,6 +109,7 @@ def launch(
                 console=console,
                 trampoline=trampoline,
                 answers=lambda pid: {
+                    "mounted": lambda _: mounted.append(_number_of_root(plan)),
                     "maps": lambda _: _write_id_maps(pid, plan.uid_maps, plan.gid_maps),
                     "offsets": lambda _: _write_time_offsets(pid, plan.time_offsets),
                     "devices": lambda _: _move_devices(plan, pid, moved),
@@ -115,10 +119,12 @@ def launch(
                 },
             )
             plan.cgroup.settle()
-            return launched
+            return changed(launched, mounted=mounted[0]) if mounted else launched
         except BaseException:
             for moves in moved:
                 moves.undo()
+            for number in mounted:
+                _unmount_root(plan, number)
             if grouped:
                 remove_rdt_group(plan)
             plan.cgroup.kill_all()
@@ -267,6 +273,22 @@ def _write_time_offsets(pid: int, offsets: dict[str, tuple[int, int]]) -> None:
         write_file(f"/proc/{pid}/timens_offsets", "".join(lines))
     except OSError as error:
         raise step_error("set time offsets", error) from None
+
+
+def _number_of_root(plan: Plan) -> int:
+    from harness.minirt.container.inherited import number_at
+
+    return number_at(plan.root)
+
+
+def _unmount_root(plan: Plan, number: int) -> None:
+    """An error hides none that led here."""
+    from harness.minirt.container.inherited import unmount
+
+    try:
+        unmount(plan.root, number)
+    except OSError:
+        return
 
 
 def _run_parent_hooks(plan: Plan, pid: int) -> None:

@@ -452,32 +452,3 @@ def _hide_machine(stage: Stage) -> None:
                 sys.mount("tmpfs", place, "tmpfs", sys.MS_RDONLY)
             elif error.errno != errno.ENOENT:  # gone with the mount that it was in
                 raise
-
-
-class OpenRoot(Operation):
-    """Make `Stage.root` the root filesystem of a container that shares the machine's mount namespace: nothing is mounted."""
-
-    path: str
-
-    @property
-    def title(self) -> str:
-        return f"open the root filesystem {self.path}"
-
-    def perform(self, stage: Stage) -> None:
-        stage.root = os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-
-
-class Chroot(Operation):
-    """The root of a container that shares the machine's mount namespace."""
-
-    path: str
-
-    @property
-    def title(self) -> str:
-        return f"chroot to {self.path}"
-
-    def perform(self, stage: Stage) -> None:
-        seal_imports()
-        os.fchdir(stage.root)
-        os.chroot(".")
-        os.chdir("/")

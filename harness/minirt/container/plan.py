@@ -10,7 +10,7 @@ import os
 
 from harness.linux import syscalls as sys
 from harness.linux.capabilities import BITS
-from harness.linux.namespaces import FLAGS
+from harness.linux.namespaces import FLAGS, identity
 from harness.minirt.container import cgroup as cgroups
 from harness.minirt.container import document, hiding, mounting, nodes, operations, preparing, program, seccomp
 from harness.minirt.container.cgroup import Cgroup, Layout
@@ -118,6 +118,10 @@ def make_plan(
     new = [entry.kind for entry in spec.namespaces if not entry.path]
     joins = {entry.kind: entry.path for entry in spec.namespaces if entry.path}
     _check_joins(spec)
+    if "mnt" in joins and _is_own("mnt", joins["mnt"]):
+        del joins["mnt"]  # it is inherited: to change the root of it would change everybody's
+    if "mnt" not in new and any(_maps(spec, mount) for mount in spec.mounts):
+        raise SpecError("mounts", "cannot have mapped ids without a new mount namespace")
     cgroup = cgroups.place_of(layout, spec.cgroups_path, id, spec.resources, counted)
     shortfalls: tuple[str, ...] = ()
     if rights is not None:
@@ -227,6 +231,12 @@ def _check_joins(spec: Spec) -> None:
             os.close(fd)
         if kind != FLAGS[entry.kind]:
             raise SpecError(where, f"{entry.path} is not a {entry.kind} namespace")
+
+
+def _is_own(kind: str, path: str) -> bool:
+    """Whether a path leads to the namespace that we are in."""
+    found = os.stat(path)
+    return (found.st_dev, found.st_ino) == identity("self", kind)
 
 
 def _net_devices(spec: Spec) -> dict[str, str]:
@@ -388,32 +398,24 @@ def _root_steps(
     parent_hooks = spec.hooks.get("prestart") or spec.hooks.get("createRuntime")
     create_hooks = spec.hooks.get("createContainer", ())
     creating = state_text(spec.version, id, "creating", bundle, spec.annotations) if create_hooks else ""
-    if "mnt" not in new and "mnt" not in joins:
-        yield mounting.OpenRoot(spec.root)
-        if not in_user_namespace:
-            yield from _device_steps(spec, bind=False, dev_is_bound=False)
-        if process is not None:
-            yield mounting.MakeFolder(process.cwd)
-        if parent_hooks:
-            yield operations.AskParent("hooks")
-        if create_hooks:
-            yield program.RunHooks("createContainer", create_hooks, creating)
-        yield mounting.Chroot(spec.root)
-        if process is not None and process.terminal:
-            yield OpenTerminal(process.user.uid, process.console_size, as_console=False)
-        return
+    inherited = "mnt" not in new and "mnt" not in joins
     propagation = spec.rootfs_propagation
-    # Of what is not to be shared, the rest of the machine's mounts has to be cut off too: they are bound, and left. An
-    # unbindable one could not be.
-    shared = bool(propagation & sys.MS_SHARED)
-    cut = sys.MS_SLAVE if not propagation or propagation & sys.MS_SLAVE else sys.MS_PRIVATE
-    yield mounting.SetPropagation(propagation if shared else cut | sys.MS_REC)
-    if prepared:
-        yield preparing.EnterTree()
-    elif overlay:
-        yield mounting.EnterOverlay(spec.root, overlay, shared)
+    if inherited:
+        from harness.minirt.container import inherited as roots
+
+        yield roots.OpenRoot(spec.root) if in_user_namespace else roots.MountRoot(spec.root)
     else:
-        yield mounting.EnterRoot(spec.root, shared)
+        # Of what is not to be shared, the rest of the machine's mounts has to be cut off too: they are bound, and left. An
+        # unbindable one could not be.
+        shared = bool(propagation & sys.MS_SHARED)
+        cut = sys.MS_SLAVE if not propagation or propagation & sys.MS_SLAVE else sys.MS_PRIVATE
+        yield mounting.SetPropagation(propagation if shared else cut | sys.MS_REC)
+        if prepared:
+            yield preparing.EnterTree()
+        elif overlay:
+            yield mounting.EnterOverlay(spec.root, overlay, shared)
+        else:
+            yield mounting.EnterRoot(spec.root, shared)
     dev_is_bound = False
     after: list[Operation] = []
     for index, mount in enumerate(spec.mounts):
@@ -428,11 +430,12 @@ def _root_steps(
             dev_is_bound = True
         if mount.options.read_only and not mount.options.bind and mounting.fills_later(mount.type, destination):
             after.append(mounting.Remount(mount.destination, Attributes(sys.MOUNT_ATTR_RDONLY)))
-    yield from _device_steps(spec, in_user_namespace, dev_is_bound)
+    if not (inherited and in_user_namespace):
+        yield from _device_steps(spec, in_user_namespace, dev_is_bound)
     if process is not None:
         yield mounting.MakeFolder(process.cwd)
     if process is not None and process.terminal:
-        yield OpenTerminal(process.user.uid, process.console_size, as_console=True)
+        yield OpenTerminal(process.user.uid, process.console_size, not (inherited and in_user_namespace))
     if parent_hooks:
         yield operations.AskParent("hooks")
     if create_hooks:
@@ -444,7 +447,7 @@ def _root_steps(
         yield hiding.MaskPaths(spec.masked_paths, spec.mount_label)
     if spec.root_readonly:
         yield mounting.ReadonlyRoot()
-    yield mounting.ChangeRoot(pivot, propagation)
+    yield roots.Chroot() if inherited else mounting.ChangeRoot(pivot, propagation)
 
 
 def _remount_step(mount: Mount) -> Operation:

@@ -141,7 +141,7 @@ def parse_spec(document: Any, bundle: str) -> Spec:
     uid_maps, gid_maps = _id_maps(linux, "uidMappings"), _id_maps(linux, "gidMappings")
     _check_maps(linux, namespaces, uid_maps, gid_maps, process)
     if "mnt" not in kinds:
-        _check_shared_mounts(top, root, linux)
+        _check_shared_mounts(linux)
     propagation = linux.text("rootfsPropagation")
     if propagation and propagation not in PROPAGATION:
         raise linux.fail("rootfsPropagation", f"{propagation!r} is none of {', '.join(PROPAGATION)}")
@@ -272,13 +272,10 @@ def _check_maps(
                 raise linux.fail(key, f"leaves out {id}, which the container needs")
 
 
-def _check_shared_mounts(top: Reader, root: Reader, linux: Reader) -> None:
-    """A container in the runtime's own mount namespace cannot have what would be seen by the whole machine."""
-    for entry, key in ((top, "mounts"), (linux, "maskedPaths"), (linux, "readonlyPaths"), (linux, "rootfsPropagation")):
-        if entry.value.get(key):
-            raise entry.fail(key, "cannot be made without a mount namespace")
-    if root.flag("readonly"):
-        raise root.fail("readonly", "cannot be had without a mount namespace")
+def _check_shared_mounts(linux: Reader) -> None:
+    """A container in the runtime's own mount namespace cannot have what it would do to the machine's root."""
+    if linux.text("rootfsPropagation"):
+        raise linux.fail("rootfsPropagation", "cannot be set without a mount namespace")
 
 
 def _mount(entry: Reader, bundle: str, root: str, may_map: bool) -> Mount:

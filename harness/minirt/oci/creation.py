@@ -164,7 +164,8 @@ def _create(context: Context, words: Words, *, foreground: bool) -> tuple[Contai
             if console is not None:
                 console.close()
         started = state.start_ticks(launched.pid)
-        container = changed(container, pid=launched.pid, pid_started=started)
+        beside = container.beside | {"mounted": launched.mounted} if launched.mounted else container.beside
+        container = changed(container, pid=launched.pid, pid_started=started, beside=beside)
         state.save(folder, container)
         if pidfd_socket is not None:
             send_pidfd(pidfd_socket, launched.pidfd)
@@ -175,6 +176,10 @@ def _create(context: Context, words: Words, *, foreground: bool) -> tuple[Contai
             plan.cgroup.kill_all()
             plan.cgroup.remove()
             remove_rdt_group(plan)
+            if launched.mounted:
+                from harness.minirt.container.inherited import unmount
+
+                unmount(plan.root, launched.mounted)
         state.forget(context.root, id)
         if plan.hooks.get("poststop"):
             from harness.minirt.oci.lifecycle import run_poststop_hooks

@@ -161,6 +161,10 @@ def destroy(context: Context, container: Container) -> None:
     if not wait_until(lambda: not state.is_alive(container), _DEATH_TIMEOUT_S):
         raise MinirtError(f"process {container.pid} of container {container.id} did not end")
     container.cgroup.remove()
+    if container.beside.get("mounted"):
+        from harness.minirt.container.inherited import unmount
+
+        unmount(container.root, container.beside["mounted"])
     if container.beside.get("rdt", {}).get("removed"):
         from harness.minirt.container.rdt import remove
 
