@@ -138,3 +138,26 @@ def test_a_time_namespace_of_a_user_namespace_has_its_offsets(bundle: Bundle, jo
         assert [line.split() for line in bundle.run(script).splitlines()] == expected
     finally:
         os.close(user)
+
+
+@pytest.mark.parametrize("own_user_namespace", [False, True])
+def test_a_source_inside_the_root_is_what_the_mounts_before_have_made_of_it(
+    bundle: Bundle, own_user_namespace: bool
+) -> None:
+    """config.md, "Mounts": "The runtime MUST mount entries in the listed order"."""
+    bundle.folder.chmod(0o755)
+    outer = bundle.folder
+    while outer != outer.parent and "pytest" in str(outer):  # its root has to get there by itself
+        outer.chmod(outer.stat().st_mode | 0o055)
+        outer = outer.parent
+    (bundle.folder / "data").mkdir()
+    (bundle.folder / "data/file").write_text("text")
+    (bundle.rootfs / "first").mkdir()
+    bundle.config["mounts"] += [
+        {"destination": "/first", "type": "bind", "source": str(bundle.folder / "data"), "options": ["bind"]},
+        {"destination": "/second", "type": "bind", "source": str(bundle.rootfs / "first"), "options": ["bind"]},
+        {"destination": "/third", "type": "bind", "source": str(bundle.rootfs / "second/file"), "options": ["bind"]},
+    ]
+    if own_user_namespace:
+        enter_user_namespace(bundle)
+    assert bundle.run("cat /second/file /third") == "texttext"

@@ -156,7 +156,7 @@ def test_nothing_leaks_into_the_container_nor_into_a_hook(bundle: Bundle) -> Non
 def test_descriptors_to_preserve_have_to_be_open(bundle: Bundle) -> None:
     done = bundle.sh("true").minirt("run", "--preserve-fds", "900", "box")
     assert done.returncode == 1
-    assert "unable to stat preserved-fd" in done.stderr
+    assert "unable to stat preserved-fd 0 (of 900)" in done.stderr
     assert bundle.leftovers() == []
 
 

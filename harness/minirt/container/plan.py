@@ -320,7 +320,7 @@ def _foyer_steps(
         else:
             yield preparing.PrepareRoot(spec.root)
         for index, mount in enumerate(spec.mounts):
-            if mount.options.bind and not mount.options.remount:
+            if mount.options.bind and _is_prepared(spec, mount):
                 yield preparing.PrepareBind(
                     str(index), mount.source, mount.destination, mount.options, _maps(spec, mount), in_user_namespace
                 )
@@ -333,6 +333,13 @@ def _foyer_steps(
         yield operations.JoinNamespaces(tuple(joins))
     if "user" in joins:
         yield operations.BecomeRoot()
+
+
+def _is_prepared(spec: Spec, mount: Mount) -> bool:
+    """Whether a mount can be prepared: what is inside the root may be there only after the mounts that come before it."""
+    if mount.options.remount:
+        return False
+    return bool(_maps(spec, mount)) or not f"{mount.source}/".startswith(f"{spec.root.rstrip('/')}/")
 
 
 def _maps_of_root(spec: Spec) -> Maps | None:
@@ -422,7 +429,8 @@ def _root_steps(
         if mount.options.remount:
             yield _remount_step(mount)
         elif mount.options.bind or (prepared and _maps_of_image(mount)):
-            yield mounting.Bind(mount.source, mount.destination, mount.options, str(index) if prepared else "")
+            key = str(index) if prepared and _is_prepared(spec, mount) else ""
+            yield mounting.Bind(mount.source, mount.destination, mount.options, key)
         else:
             yield _mount_step(mount, cgroup, layout, new, spec.mount_label)
         destination = "/" + mount.destination.strip("/")
