@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from minirt_bundle import Bundle, open_bundle
 
 from harness.linux.mounts import mounts_below, read_mounts
-from harness.linux.namespaces import identity
+from harness.linux.namespaces import FLAGS, identity
 
 
 @pytest.fixture
@@ -77,3 +78,41 @@ def test_a_mount_of_somebody_else_at_the_same_place_stays(bundle: Bundle) -> Non
         assert below(bundle) == [str(bundle.rootfs)]
     finally:
         subprocess.run(["umount", str(bundle.rootfs)], check=True, timeout=20)
+
+
+@pytest.mark.parametrize("kind", sorted(FLAGS))
+def test_a_path_of_another_kind_is_no_namespace_to_join(bundle: Bundle, kind: str) -> None:
+    """config-linux.md, "Namespaces": it "MUST generate an error if path is not associated with a namespace of type type"."""
+    linux = bundle.config["linux"]
+    name = {"net": "network", "mnt": "mount"}.get(kind, kind)
+    other = "uts" if kind != "uts" else "ipc"
+    for path in (f"/proc/{os.getpid()}/ns/{other}", "/etc/passwd", "/proc/self/ns"):
+        linux["namespaces"] = [entry for entry in linux["namespaces"] if entry["type"] not in (name, "mount")]
+        linux["namespaces"] += [{"type": name, "path": path}]
+        if kind != "mnt":
+            linux["namespaces"].append({"type": "mount"})
+        done = bundle.sh("echo ran").minirt("run", "box")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert f"{path} is not a {kind} namespace" in done.stderr
+        assert bundle.leftovers() == []
+
+
+JOIN = """
+import os, sys
+from harness.minirt.container import channel
+from harness.minirt.container.operations import JoinNamespaces, Stage
+kind, other = sys.argv[1:]
+stage = Stage(channel.pair()[1], {kind: os.open(f"/proc/self/ns/{other}", os.O_RDONLY)}, -1, None)
+try:
+    JoinNamespaces((kind,)).perform(stage)
+except OSError as error:
+    print(error.strerror)
+"""
+
+
+@pytest.mark.parametrize("kind", sorted(FLAGS))
+def test_what_is_no_longer_of_its_kind_is_not_joined(kind: str) -> None:
+    """The path is opened once more after it was checked, and may lead elsewhere by then: the kernel is told the kind too."""
+    argv = [sys.executable, "-c", JOIN, kind, "uts" if kind != "uts" else "ipc"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=20)
+    assert done.stdout == "Invalid argument\n", done.stderr

@@ -402,7 +402,7 @@ class OwnStdio(Operation):
             try:
                 os.fchown(fd, self.uid, -1)
             except OSError as error:
-                if error.errno not in (errno.EINVAL, errno.EPERM, errno.EROFS):
+                if error.errno not in (errno.EINVAL, errno.EPERM, errno.EROFS, errno.EOPNOTSUPP, errno.ENOSYS):
                     raise
 
 
