@@ -160,7 +160,7 @@ def planned(plan: Plan) -> dict[str, Any]:
         one(scheduling.SetMemoryPolicy),
     )
     masked, readonly, change = one(hiding.MaskPaths), one(hiding.ReadonlyPaths), one(mounting.ChangeRoot)
-    late, offsets, opened = one(operations.Unshare), one(operations.TimeOffsets), one(terminal.OpenTerminal)
+    late, opened = one(operations.Unshare), one(terminal.OpenTerminal)
     made = [step for step in steps if isinstance(step, nodes.MakeDevice)]
     standard = {f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom", "tty")}
     modes = {number: name for name, number in scheduling.MEMORY_MODES.items()}
@@ -210,7 +210,7 @@ def planned(plan: Plan) -> dict[str, Any]:
         "memory_limit": plan.resources.memory_limit,
         "pids_limit": plan.resources.pids_limit,
         "net_devices": plan.net_devices,
-        "offsets": set() if offsets is None else set(offsets.text.splitlines()),
+        "offsets": {f"{clock} {secs} {nanosecs}" for clock, (secs, nanosecs) in plan.time_offsets.items()},
     }
 
 

@@ -104,7 +104,6 @@ def test_unknown_fields_and_nulls_are_ignored() -> None:
         ("linux.namespaces", [{"type": "nothing"}], "linux.namespaces[0].type"),
         ("linux.namespaces", [{"type": "uts"}, {"type": "mount"}, {"type": "uts"}], "linux.namespaces[2].type"),
         ("linux.namespaces", [{"type": "mount"}], "hostname"),
-        ("linux.namespaces", [{"type": "uts"}], "mounts"),
         ("linux.namespaces[0].type", "user", "linux.uidMappings"),
         ("linux.namespaces[0].path", "relative", "linux.namespaces[0].path"),
         ("linux.uidMappings", [{"containerID": 0, "hostID": 0, "size": 0}], "linux.uidMappings[0].size"),
@@ -161,7 +160,6 @@ MAPS = [{"containerID": 0, "hostID": 1000, "size": 10}]
         ({"linux.netDevices": {"eth0": {}}}, "linux.netDevices"),
         ({"linux.sysctl": {"net.core.somaxconn": "1"}}, "linux.sysctl['net.core.somaxconn']"),
         ({"linux.sysctl": {"kernel.shmmax": "1"}}, "linux.sysctl['kernel.shmmax']"),
-        ({"linux.namespaces": [{"type": "uts"}], "linux.uidMappings": [], "linux.gidMappings": []}, "mounts"),
     ],
 )
 def test_what_namespaces_demand(changes: dict[str, Any], where: str) -> None:
@@ -176,22 +174,13 @@ def test_what_namespaces_demand(changes: dict[str, Any], where: str) -> None:
     assert caught.value.path == where
 
 
-@pytest.mark.parametrize(
-    ("part", "key", "value"),
-    [
-        ("linux", "maskedPaths", ["/x"]),
-        ("linux", "readonlyPaths", ["/x"]),
-        ("linux", "rootfsPropagation", "private"),
-        ("root", "readonly", True),
-    ],
-)
-def test_what_needs_a_mount_namespace(part: str, key: str, value: Any) -> None:
+def test_propagation_of_the_root_needs_a_mount_namespace() -> None:
     config = _with("linux", {"namespaces": [{"type": "uts"}]}) | {"mounts": [], "root": {"path": "rootfs"}}
     parse_spec(config, "/bundle")
-    config[part][key] = value
+    config["linux"]["rootfsPropagation"] = "private"
     with pytest.raises(SpecError, match="without a mount namespace") as caught:
         parse_spec(config, "/bundle")
-    assert caught.value.path == f"{part}.{key}"
+    assert caught.value.path == "linux.rootfsPropagation"
 
 
 @pytest.mark.parametrize("version", ["1.0.0", "1.0.0-rc1", "1.0.2-dev", "1.3.0+dev", "1.2.3-0.x-y+01.a", "1.99.0"])

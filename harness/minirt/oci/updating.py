@@ -60,7 +60,7 @@ def update(context: Context, words: Words) -> int:
         memory = asked.get("memory")
         if isinstance(memory, dict):
             if memory.pop("kernel", None) is not None or memory.pop("kernelTCP", None) is not None:
-                _warn(context, "Kernel memory settings are ignored and will be removed")
+                context.warn("Kernel memory settings are ignored and will be removed")
             if memory.get("limit") == -1 and memory.get("swap") is None:
                 # Without a limit on memory there is none on the sum.
                 memory["swap"] = 0
@@ -164,8 +164,3 @@ def _refuse_resctrl(words: Words) -> None:
         if not os.path.isdir(f"/sys/fs/resctrl/info/{resource}"):
             raise UsageError(f"Intel RDT/{name} schema is not enabled")
         raise UsageError("updating a non-existent Intel RDT configuration is not supported")
-
-
-def _warn(context: Context, message: str) -> None:
-    context.log("warning", message)
-    sys.stderr.write(f"minirt: warning: {message}\n")
