@@ -100,6 +100,7 @@ def said(document: dict[str, Any]) -> dict[str, Any]:
         else (scheduling.POLICIES[scheduler["policy"]], scheduler.get("nice", 0)),
         "asks": {
             *({"scheduling"} if "scheduler" in process or "ioPriority" in process else ()),
+            *({"offsets"} if _sets_clocks(linux) else ()),
             *({"devices"} if linux.get("netDevices") else ()),
             *(
                 {"hooks"}
@@ -137,6 +138,11 @@ def said(document: dict[str, Any]) -> dict[str, Any]:
             for clock, offset in linux.get("timeOffsets", {}).items()
         },
     }
+
+
+def _sets_clocks(linux: dict[str, Any]) -> bool:
+    """Whether there is a time namespace of its own, whose clocks the runtime has to set."""
+    return bool(linux.get("timeOffsets")) and {"type": "time"} in linux.get("namespaces", [])
 
 
 def _size(process: dict[str, Any]) -> tuple[int, int] | None:

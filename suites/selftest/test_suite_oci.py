@@ -14,18 +14,6 @@ from harness.model.record import Outcome
 from harness.model.subject import parse_subject
 from harness.session.deviations import Deviation, parse_deviations, read_deviations
 
-KNOWN: frozenset[str] = frozenset(
-    {
-        "test_a_poststart_hook_that_fails",  # start ignores the failure
-        "test_after_a_hook_of_create_that_fails_poststop_is_run",  # no poststop hook is run then
-        "test_exec_cpu_affinity",  # process.execCPUAffinity is ignored
-        "test_exec_in_what_is_created",  # refused
-        "test_io_priority",  # process.ioPriority is ignored
-        "test_scheduler",  # process.scheduler is ignored
-        "test_unified_without_v2_is_an_error",  # linux.resources.unified is ignored on cgroup v1
-    }
-)
-"""Tests that minirt does not pass yet."""
 SUITE = paths.suites() / "oci"
 
 
@@ -55,8 +43,7 @@ def test_the_suite_finds_what_is_known_and_no_more(runtime: str, tmp_path: Path)
 
 def test_minirt_passes_the_suite(tmp_path: Path) -> None:
     records = sail("oci", "oci:minirt", tmp_path)
-    wrong = named(records, Outcome.FAIL, Outcome.ERROR, Outcome.SKIP)
-    assert {test: reason for test, reason in wrong.items() if test not in KNOWN} == {}
+    assert named(records, Outcome.FAIL, Outcome.ERROR, Outcome.SKIP) == {}
 
 
 def test_every_test_finds_its_breach(tmp_path: Path) -> None:

@@ -391,7 +391,8 @@ def create(layout: Layout, cgroup: Cgroup) -> None:
     """Make the folders.
 
     Refuses a cgroup that has processes, as two containers would kill each other's, and one that is frozen, as its first
-    process would never get anywhere: nothing has been made then. A unit of systemd's is started first; it refuses a second one with the name.
+    process would never get anywhere: nothing has been made then. A unit of systemd's is started first; it refuses a second one
+    with the name.
     """
     if cgroup.unit is None:
         _make_folders(layout, cgroup, alone=True)
@@ -408,7 +409,8 @@ def create(layout: Layout, cgroup: Cgroup) -> None:
 
 def _make_folders(layout: Layout, cgroup: Cgroup, alone: bool) -> None:
     try:
-        pids = {pid for folder in cgroup.distinct if alone and os.path.isdir(folder) for pid in pids_below(folder)}
+        folders = cgroup.distinct if alone else ()
+        pids = {pid for folder in folders if os.path.isdir(folder) for pid in pids_below(folder)}
         if pids:
             raise CgroupError(f"container's cgroup is not empty: {len(pids)} process(es) found")
         if _is_held(cgroup):

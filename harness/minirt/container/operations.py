@@ -210,6 +210,19 @@ class BecomeRoot(Operation):
         os.setresuid(0, 0, 0)
 
 
+class TimeOffsets(Operation):
+    """Set the clocks of a new time namespace."""
+
+    text: str
+
+    @property
+    def title(self) -> str:
+        return "set time offsets"
+
+    def perform(self, stage: Stage) -> None:
+        stage.write_own("timens_offsets", self.text)
+
+
 class SetOomScore(Operation):
     """Write oom_score_adj, unless it has the value already (lowering it needs CAP_SYS_RESOURCE, keeping it does not)."""
 

@@ -145,9 +145,9 @@ def make_plan(
     in_user_namespace = "user" in new or "user" in joins
     profile = None if spec.seccomp is None else seccomp.compile_profile(spec.seccomp, seccomp_cache)
     by_user = rights is not None and not rights.privileged
-    detours = _detours(spec, new, joins, by_user)
+    detours = _detours(spec, new, joins)
     prepares = detours and not by_user and "mnt" in new
-    foyer = _foyer_steps(spec, process, cgroup, joins, new, prepares, overlay) if detours else ()
+    foyer = _foyer_steps(spec, process, cgroup, joins, prepares, in_user_namespace, overlay) if detours else ()
     setup = [
         *(() if detours else _privileged_steps(process, cgroup)),
         *_namespace_steps(spec, new, () if detours else joins, late, new_keyring, id, by_user),
@@ -203,14 +203,14 @@ def make_plan(
     )
 
 
-def _detours(spec: Spec, new: list[str], joins: dict[str, str], by_user: bool) -> bool:
+def _detours(spec: Spec, new: list[str], joins: dict[str, str]) -> bool:
     """Whether the way to the container leads past a process in between, which does what only the machine's root can do."""
     # Mapping ids takes a process whose own id is known to the machine's /proc, and which the machine trusts.
     if "user" in joins or any(_maps(spec, mount) for mount in spec.mounts):
         return True
     # The root of a user namespace may not enter each folder that leads to a bind mount's source, or to the root filesystem.
     # Without rights of our own there is no other way.
-    return "user" in new and "mnt" in new and not by_user and bool(sys.capget()[0] >> BITS["CAP_SYS_ADMIN"] & 1)
+    return "user" in new and "mnt" in new and bool(sys.capget()[0] >> BITS["CAP_SYS_ADMIN"] & 1)
 
 
 def _check_joins(spec: Spec) -> None:
@@ -307,12 +307,11 @@ def _foyer_steps(
     process: Process | None,
     cgroup: Cgroup,
     joins: dict[str, str],
-    new: list[str],
     prepares: bool,
+    in_user_namespace: bool,
     overlay: str,
 ) -> Iterator[Operation]:
     yield from _privileged_steps(process, cgroup)
-    in_user_namespace = "user" in new or "user" in joins
     if prepares:
         yield preparing.LeaveMounts()
         if overlay:
@@ -375,7 +374,9 @@ def _namespace_steps(
     if late:
         yield operations.Unshare(late)
     if spec.time_offsets and "time" in new:
-        yield operations.AskParent("offsets")
+        lines = [f"{clock} {secs} {nanosecs}\n" for clock, (secs, nanosecs) in spec.time_offsets.items()]
+        # The file is the machine's root's, who is not in a user namespace.
+        yield operations.TimeOffsets("".join(lines)) if by_user else operations.AskParent("offsets")
     if new_keyring:
         yield operations.NewKeyring(f"_ses.{id}")
     if "net" in new:

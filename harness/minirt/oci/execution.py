@@ -58,7 +58,8 @@ def _start(context: Context, words: Words) -> tuple[Launched, Relay | None]:
     if status == state.PAUSED and not words.has("ignore-paused"):
         raise WrongState("cannot exec in a paused container (use --ignore-paused to override)")
     process = _process(context, words, container)
-    for warning in process.warnings:
+    # Of the runtime's own rights it is not asked here.
+    for warning in (*process.warnings, *capability_warnings(process, in_user_namespace=True)):
         context.log("warning", warning)
     rights = read_rights(context)
     if rights is not None and rights.rootless:
@@ -68,8 +69,6 @@ def _start(context: Context, words: Words) -> tuple[Launched, Relay | None]:
         process = keep_within(process, told)
         for shortfall in told:
             context.warn(shortfall)
-    for warning in capability_warnings(process, in_user_namespace=True):  # which says nothing of the runtime's own
-        context.log("warning", warning)
     place = _place(container, words.lists.get("cgroup", []))
     console = relay = pidfd_socket = None
     socket_path = words.value("console-socket")
