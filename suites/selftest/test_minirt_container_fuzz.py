@@ -123,7 +123,12 @@ def said(document: dict[str, Any]) -> dict[str, Any]:
         "memory_policy": linux.get("memoryPolicy", {}).get("mode"),
         "hooks": {
             name: [
-                (hook["path"], tuple(hook.get("args", ())), tuple(hook.get("env", ())), hook.get("timeout"))
+                (
+                    hook["path"],
+                    tuple(hook.get("args", ())),
+                    tuple(hook["env"]) if "env" in hook else None,  # the runtime's own
+                    hook.get("timeout"),
+                )
                 for hook in hooks
             ]
             for name, hooks in document.get("hooks", {}).items()
