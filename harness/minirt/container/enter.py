@@ -6,7 +6,7 @@ import os
 
 from harness.linux import syscalls
 from harness.linux.namespaces import FLAGS, identity
-from harness.minirt.container import operations, seccomp
+from harness.minirt.container import operations
 from harness.minirt.container.boundary import seal_imports
 from harness.minirt.container.launch import Birth, Launched, give_birth
 from harness.minirt.container.operations import Operation, Stage
@@ -15,7 +15,6 @@ from harness.minirt.container.process import RLIMITS
 from harness.minirt.container.program import Program
 from harness.minirt.container.reader import Reader
 from harness.minirt.container.spec import PERSONALITIES, SPEC_VERSION
-from harness.minirt.container.terminal import OpenTerminal
 from harness.minirt.errors import step_error
 
 TYPE_CHECKING = False
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
+    from harness.minirt.container import seccomp
     from harness.minirt.container.cgroup import Cgroup
     from harness.minirt.container.process import Process
 
@@ -170,6 +170,8 @@ def _steps(kinds: list[str], process: Process, keyring: str) -> Iterator[Operati
     if keyring:
         yield operations.NewKeyring(keyring)
     if process.terminal:
+        from harness.minirt.container.terminal import OpenTerminal
+
         yield OpenTerminal(process.user.uid, process.console_size, as_console=False)
     yield from process_steps(process, "user" in kinds)
 

@@ -11,7 +11,6 @@ import os
 from harness.linux import syscalls
 from harness.minirt.container import cgroup as cgroups
 from harness.minirt.container import channel as channels
-from harness.minirt.container.detour import clone_by_detour
 from harness.minirt.container.files import write_file
 from harness.minirt.container.hooks import run_hooks
 from harness.minirt.container.idmap import write_maps
@@ -164,6 +163,8 @@ def give_birth(
                 syscalls.setns(birth.joins["pid"], syscalls.CLONE_NEWPID)
             try:
                 if birth.foyer:
+                    from harness.minirt.container.detour import clone_by_detour
+
                     pid, pidfd = clone_by_detour(lambda: _pass_foyer(birth, stage), birth.flags, cgroup_fd)
                 else:
                     pid, pidfd = syscalls.clone3(birth.flags, cgroup_fd=cgroup_fd)

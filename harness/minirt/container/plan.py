@@ -12,7 +12,7 @@ from harness.linux import syscalls as sys
 from harness.linux.capabilities import BITS
 from harness.linux.namespaces import FLAGS, identity
 from harness.minirt.container import cgroup as cgroups
-from harness.minirt.container import document, hiding, mounting, nodes, operations, preparing, program, seccomp
+from harness.minirt.container import document, hiding, mounting, nodes, operations, program
 from harness.minirt.container.cgroup import Cgroup, Layout
 from harness.minirt.container.hooks import Hook
 from harness.minirt.container.idmap import OF_THE_CONTAINER, Maps
@@ -20,13 +20,13 @@ from harness.minirt.container.options import Attributes
 from harness.minirt.container.process import RLIMITS, Capabilities, Process
 from harness.minirt.container.record import Record
 from harness.minirt.container.spec import Device, IdMap, Mount, Spec
-from harness.minirt.container.terminal import OpenTerminal
 from harness.minirt.errors import SpecError, Unsupported
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from harness.minirt.container import seccomp
     from harness.minirt.container.operations import Operation
     from harness.minirt.container.rdt import Group
     from harness.minirt.container.resources import Resources
@@ -143,7 +143,11 @@ def make_plan(
     if spec.mount_label:
         _check_selinux("linux.mountLabel", spec.mount_label)
     in_user_namespace = "user" in new or "user" in joins
-    profile = None if spec.seccomp is None else seccomp.compile_profile(spec.seccomp, seccomp_cache)
+    profile = None
+    if spec.seccomp is not None:
+        from harness.minirt.container.seccomp import compile_profile
+
+        profile = compile_profile(spec.seccomp, seccomp_cache)
     by_user = rights is not None and not rights.privileged
     detours = _detours(spec, new, joins)
     prepares = detours and not by_user and "mnt" in new
@@ -313,6 +317,8 @@ def _foyer_steps(
 ) -> Iterator[Operation]:
     yield from _privileged_steps(process, cgroup)
     if prepares:
+        from harness.minirt.container import preparing
+
         yield preparing.LeaveMounts()
         if overlay:
             yield preparing.PrepareOverlay(preparing.ROOT, spec.root, overlay, _maps_of_root(spec))
@@ -419,7 +425,9 @@ def _root_steps(
         cut = sys.MS_SLAVE if not propagation or propagation & sys.MS_SLAVE else sys.MS_PRIVATE
         yield mounting.SetPropagation(propagation if shared else cut | sys.MS_REC)
         if prepared:
-            yield preparing.EnterTree()
+            from harness.minirt.container.preparing import EnterTree
+
+            yield EnterTree()
         elif overlay:
             yield mounting.EnterOverlay(spec.root, overlay, shared)
         else:
@@ -444,6 +452,8 @@ def _root_steps(
     if process is not None:
         yield mounting.MakeFolder(process.cwd)
     if process is not None and process.terminal:
+        from harness.minirt.container.terminal import OpenTerminal
+
         yield OpenTerminal(process.user.uid, process.console_size, not (inherited and in_user_namespace))
     if parent_hooks:
         yield operations.AskParent("hooks")

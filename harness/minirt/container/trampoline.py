@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from struct import pack
+from _struct import pack  # type: ignore[import-not-found,unused-ignore]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

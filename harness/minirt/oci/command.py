@@ -137,6 +137,10 @@ def _call(name: str, context: Context, words: Words) -> int:
 
         return creation.create(context, words) if name == "create" else creation.run(context, words)
     if name == "exec":
+        # Before the rest is loaded: it has this command start once more.
+        from harness.minirt.container.sealing import seal
+
+        seal()
         from harness.minirt.oci import execution
 
         return execution.execute(context, words)

@@ -14,8 +14,6 @@ from harness.minirt.container.plan import capability_warnings
 from harness.minirt.container.process import Capabilities, Process, User, parse_process
 from harness.minirt.container.reader import Reader
 from harness.minirt.container.record import changed
-from harness.minirt.container.sealing import seal
-from harness.minirt.container.seccomp import compile_profile
 from harness.minirt.errors import CgroupError, ExecError, MinirtError, SpecError, UsageError, WrongState
 from harness.minirt.oci.creation import SECCOMP_CACHE, connect, read_rights, send_pidfd, write_pid_file
 
@@ -36,7 +34,6 @@ def execute(context: Context, words: Words) -> int:
     """
     try:
         guard_descriptors(words.number("preserve-fds"))
-        seal()
         launched, relay = _start(context, words)
     except MinirtError as error:
         raise ExecError(error) from error
@@ -89,7 +86,11 @@ def _start(context: Context, words: Words) -> tuple[Launched, Relay | None]:
         from harness.minirt.oci import foreground
 
         foreground.hold_signals()
-    compiled = None if container.seccomp is None else compile_profile(container.seccomp, SECCOMP_CACHE)
+    compiled = None
+    if container.seccomp is not None:
+        from harness.minirt.container.seccomp import compile_profile
+
+        compiled = compile_profile(container.seccomp, SECCOMP_CACHE)
     try:
         launched = enter(
             container.pid,
