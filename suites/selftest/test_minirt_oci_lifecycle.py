@@ -240,3 +240,14 @@ def test_run_hands_signals_on(bundle: Bundle) -> None:
         child.send_signal(signal.SIGTERM)
         assert child.wait(20) == 3
     assert bundle.leftovers() == []
+
+
+def test_a_relayed_terminal_adds_no_carriage_returns(bundle: Bundle) -> None:
+    """runc, ``tty.go``: whoever reads the output of ``run`` and ``exec`` finds the lines that the program wrote."""
+    bundle.config["process"]["terminal"] = True
+    assert bundle.sh("echo one; test -t 1 && echo two").ok("run", "box") == "one\ntwo\n"
+    bundle.config["process"]["terminal"] = False
+    bundle.sh(LOOP).create()
+    bundle.ok("start", "box")
+    script = "sleep 0.2; echo one; test -t 1 && echo two"
+    assert bundle.ok("exec", "--tty", "box", "/bin/sh", "-c", script) == "one\ntwo\n"

@@ -60,6 +60,8 @@ def run(context: Context, words: Words) -> int:
         from harness.minirt.oci import foreground
 
         foreground.hold_signals()
+        if relay is not None:
+            relay.open()
         lifecycle.start_container(context, container)
         status = foreground.see_through(launched, relay)
     except BaseException:

@@ -109,6 +109,8 @@ def _start(context: Context, words: Words) -> tuple[Launched, Relay | None]:
     finally:
         if console is not None:
             console.close()
+    if relay is not None:
+        relay.open()
     if pidfd_socket is not None:
         send_pidfd(pidfd_socket, launched.pidfd)
     write_pid_file(words, launched.pid)

@@ -43,12 +43,19 @@ class Relay:
         self.master = -1
 
     def open(self) -> int:
-        """Receive the master; its descriptor."""
+        """Receive the master, once; its descriptor. Lines end in it as they are written: ours is the terminal that adds a CR."""
+        if self.master >= 0:
+            return self.master
+        import termios
+
         self._theirs.close()
         _, rights, _, _ = self._ours.recvmsg(256, 64)
         self._ours.close()
         (self.master,) = struct.unpack("i", rights[0][2][:4])
         os.set_inheritable(self.master, False)
+        settings = termios.tcgetattr(self.master)
+        settings[1] &= ~termios.ONLCR
+        termios.tcsetattr(self.master, termios.TCSANOW, settings)
         return self.master
 
 
@@ -90,6 +97,9 @@ def _relay(master: int, pidfd: int) -> None:
     if os.isatty(0):
         saved = termios.tcgetattr(0)
         tty.setraw(0)
+        settings = termios.tcgetattr(0)
+        settings[1] |= termios.OPOST  # it is here that lines get their CR
+        termios.tcsetattr(0, termios.TCSANOW, settings)
         _copy_size(master)
         signal.signal(signal.SIGWINCH, lambda *_: _copy_size(master))
     poll = select.poll()
