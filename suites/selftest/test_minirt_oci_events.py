@@ -78,7 +78,9 @@ def test_figures_have_the_form_of_runcs(bundle: Bundle, tmp_path: Path) -> None:
 
 def test_figures_go_up(bundle: Bundle) -> None:
     started(bundle)
-    first, second = (json.loads(bundle.ok("events", "--stats", "box"))["data"] for _ in range(2))
+    first = json.loads(bundle.ok("events", "--stats", "box"))["data"]
+    bundle.ok("exec", "box", "/bin/sh", "-c", "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done")
+    second = json.loads(bundle.ok("events", "--stats", "box"))["data"]
     assert 0 < first["cpu"]["usage"]["total"] < second["cpu"]["usage"]["total"]
     assert first["pids"]["current"] >= 1
     assert first["memory"]["usage"]["usage"] > 0
