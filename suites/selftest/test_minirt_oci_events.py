@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -86,10 +87,16 @@ def test_figures_go_up(bundle: Bundle) -> None:
     assert first["memory"]["usage"]["usage"] > 0
 
 
-def follow(bundle: Bundle, *words: str) -> subprocess.Popen[str]:
+@contextlib.contextmanager
+def follow(bundle: Bundle, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """The stream of a container's events; ended with the context, whatever went wrong in it."""
     bundle.write()
     argv = [*bundle.program, "--root", str(bundle.states), "events", *words, "box"]
-    return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as events:
+        try:
+            yield events
+        finally:
+            events.kill()
 
 
 def test_stream_tells_figures_until_the_container_ends(bundle: Bundle) -> None:
@@ -117,7 +124,7 @@ def test_stream_tells_that_memory_ran_out(bundle: Bundle) -> None:
         # Whether it watches yet shows in what it has open.
         folder = Path(f"/proc/{events.pid}/fd")
         wait_until(
-            lambda: any("event" in str(fd.readlink()) or "inotify" in str(fd.readlink()) for fd in _open(folder)),
+            lambda: any("event" in name or "inotify" in name for name in _open(folder)),
             20,
             "a watch",
         )
@@ -130,8 +137,13 @@ def test_stream_tells_that_memory_ran_out(bundle: Bundle) -> None:
     assert {line.strip() for line in lines} == {'{"type":"oom","id":"box"}'}
 
 
-def _open(folder: Path) -> list[Path]:
-    return [fd for fd in folder.iterdir() if fd.is_symlink()]
+def _open(folder: Path) -> list[str]:
+    """What a process has open just now."""
+    names = []
+    for fd in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            names.append(str(fd.readlink()))
+    return names
 
 
 @pytest.mark.parametrize(
