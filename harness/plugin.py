@@ -19,7 +19,6 @@ import pytest
 from _pytest.outcomes import Failed, Skipped  # pytest.fail.Exception and pytest.skip.Exception, with their types
 
 from harness.client.cri_door import CriDoor
-from harness.client.oci_door import OciCommandLine
 from harness.engine import availability
 from harness.errors import NotExpressible
 from harness.model.capability import WHY_NOT, Capability
@@ -29,7 +28,7 @@ from harness.model.subject import Subject
 from harness.session import Trial, open_trial
 from harness.session.cri import CriTrial
 from harness.session.deviations import note_of
-from harness.session.oci import OciTrial
+from harness.session.oci import OciTrial, open_oci
 from harness.session.orders import ORDERS, Orders
 from harness.session.step import FINDINGS, StepFailed
 from harness.session.turns import Turn, take_turns
@@ -93,8 +92,7 @@ class Fleet:
         """The same subject command by command."""
         name = trial.subject.name
         if name not in self._oci:
-            root = trial.arena.state / "client" / "states"
-            self._oci[name] = OciTrial(trial, OciCommandLine(trial.arena, trial.engine.handler, root), root)
+            self._oci[name] = open_oci(trial)
         return self._oci[name]
 
     def close(self) -> None:

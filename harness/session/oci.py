@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from harness import paths
-from harness.client.oci_door import CALL_TIMEOUT_S, Command, OciDoor
+from harness.client.oci_door import CALL_TIMEOUT_S, Command, OciCommandLine, OciDoor
 from harness.client.pidfile import watch
 from harness.clock import wait_until
 from harness.command import Completed, Group
@@ -385,6 +385,12 @@ class OciTrial:
         for below, _, _ in os.walk(folder, topdown=False):
             with contextlib.suppress(OSError):
                 Path(below).rmdir()
+
+
+def open_oci(trial: Trial) -> OciTrial:
+    """The trial's runtime, command by command."""
+    root = trial.arena.state / "client" / "states"
+    return OciTrial(trial, OciCommandLine(trial.arena, trial.engine.handler, root), root)
 
 
 def told(done: Completed) -> str:

@@ -9,12 +9,12 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 
-from harness.client.oci_door import Command, OciCommandLine
+from harness.client.oci_door import Command
 from harness.errors import Refused
 from harness.model.bench import FLOOR, RUN
 from harness.model.lifecycle import Operation
 from harness.model.record import Memory
-from harness.session.oci import OciTrial
+from harness.session.oci import OciTrial, open_oci
 from harness.session.oci_box import Box
 from harness.session.oci_config import Path as FieldPath
 from harness.session.scenarios import Performance, Sail, Scale
@@ -26,12 +26,6 @@ LARGEST_MIB = 64
 """a runtime that needs more than this to start a container is at fault"""
 PROOFS = 5
 """starts on end that have to go well under a limit"""
-
-
-def open_oci(trial: Trial) -> OciTrial:
-    """The trial's runtime, command by command."""
-    root = trial.arena.state / "client" / "states"
-    return OciTrial(trial, OciCommandLine(trial.arena, trial.engine.handler, root), root)
 
 
 @contextlib.contextmanager

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from harness.minirt.container.resources import Resources
     from harness.minirt.container.systemd import Unit
 
-_MOST_LOOKS = 100
 _MOST_HELD = 200
 """processes that are held by descriptor at a time"""
 _ALWAYS = ("cpu", "cpuacct", "memory", "pids", "freezer", "devices")
