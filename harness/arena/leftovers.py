@@ -35,7 +35,7 @@ class Leftover:
 def find_leftovers() -> list[Leftover]:
     """Every run that has something on this machine, but nobody alive to remove it."""
     tops = (runs.DATA, runs.STATE, *bases())
-    names = {entry.name for top in tops if Path(top).is_dir() for entry in Path(top).iterdir() if entry.is_dir()}
+    names = {name for top in tops for name in _folders_in(top)}
     return [_look(name) for name in sorted(names) if not runs.is_alive(name)]
 
 
@@ -71,13 +71,7 @@ def await_and_remove(run: str, timeout_s: float = 60.0) -> None:
 def _look(run: str) -> Leftover:
     places = [f"{top}/{run}" for top in (runs.DATA, runs.STATE)]
     trees = [f"{base}/{run}" for base in bases()]
-    arenas = {
-        entry.name
-        for place in (*places, *trees)
-        if Path(place).is_dir()
-        for entry in Path(place).iterdir()
-        if entry.is_dir()
-    }
+    arenas = {name for place in (*places, *trees) for name in _folders_in(place)}
     return Leftover(
         run,
         tuple(sorted(arenas)),
@@ -85,6 +79,14 @@ def _look(run: str) -> Leftover:
         tuple(folder for tree in trees for folder, _, _ in os.walk(tree)),
         tuple(sorted({pid for tree in trees for pid in ladder.read_pids(tree)})),
     )
+
+
+def _folders_in(place: str) -> set[str]:
+    """Their names; none where `place` is gone, which it may be at any moment while other runs end."""
+    try:
+        return {entry.name for entry in os.scandir(place) if entry.is_dir(follow_symlinks=False)}
+    except FileNotFoundError:
+        return set()
 
 
 def _count(things: tuple[object, ...], one: str, many: str) -> str:

@@ -52,17 +52,18 @@ def hold(run: str) -> int:
 
 
 def is_alive(run: str) -> bool:
-    """Whether a harness or keeper of `run` lives."""
-    try:
-        fd = os.open(f"{STATE}/{run}/{LOCK}", os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
+    """Whether a harness or keeper of `run` lives. Takes the turnstile: the probe is a lock, which no `hold` may meet."""
+    with turnstile():
+        try:
+            fd = os.open(f"{STATE}/{run}/{LOCK}", os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(fd)
     return False
 
 

@@ -14,6 +14,7 @@ from arena_traces import fresh_run, processes, traces
 
 from harness.arena import Arena, leftovers
 from harness.clock import wait_until
+from harness.keeper import runs
 
 pytestmark = pytest.mark.xdist_group("leftovers")
 """``seatrial clean``, tried elsewhere, would remove what these tests leave on purpose"""
@@ -66,7 +67,7 @@ def test_a_killed_harness_and_keeper_leave_what_clean_removes(victim: tuple[str,
     process.kill()
     process.wait()
     os.kill(keeper, signal.SIGKILL)
-    wait_until(lambda: not Path(f"/proc/{keeper}/exe").exists(), 10, "the keeper to die")
+    wait_until(lambda: not runs.is_alive(run), 10, "the keeper to die")
     (left,) = [left for left in leftovers.find_leftovers() if left.run == run]
     assert left.arenas == ("one",)
     assert left.pids

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import stat
 import subprocess
@@ -17,13 +18,16 @@ from minirt_bundle import Bundle, open_bundle
 from harness.linux import syscalls
 
 _EXCHANGER = """
-import ctypes, os, sys
+import ctypes, os, random, sys, time
 call = ctypes.CDLL(None).renameat2
 os.chdir(sys.argv[1])
-first, second = (os.fsencode(name) for name in sys.argv[2:])
+first, second = (os.fsencode(name) for name in sys.argv[2:4])
+longest_s = float(sys.argv[4])
 print(flush=True)
 while os.getppid() == int(os.environ["PARENT"]):
     call(-100, first, -100, second, 2)  # RENAME_EXCHANGE
+    if longest_s:
+        time.sleep(random.random() * longest_s)
 """
 _RUNS = 15
 
@@ -49,9 +53,9 @@ def _is_untouched(outside: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _exchanging(folder: Path, first: str, second: str) -> Iterator[None]:
-    """Somebody who shares the folder, and lets two names in it change places all the time."""
-    words = [sys.executable, "-c", _EXCHANGER, str(folder), first, second]
+def _exchanging(folder: Path, first: str, second: str, longest_s: float = 0.0) -> Iterator[None]:
+    """Somebody who shares the folder, and lets two names in it change places all the time, or after a rest by chance."""
+    words = [sys.executable, "-c", _EXCHANGER, str(folder), first, second, str(longest_s)]
     environ = os.environ | {"PARENT": str(os.getpid())}
     with subprocess.Popen(words, env=environ, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -190,6 +194,26 @@ def test_the_exchanger_leads_a_naive_runtime_astray(bundle: Bundle, outside: Pat
                 (bundle.rootfs / f"vol/a/naive{number}").mkdir(parents=True)
 
 
+def _start_among_exchanges(bundle: Bundle, outside: Path, number: int) -> bool:
+    """Whether the container started; it can be hindered, and must not be led out."""
+    volume, place = bundle.folder / "volume", f"/vol/a/{number}"
+    bundle.config["mounts"][7:] = [
+        _mount("/vol", volume, "bind", "bind"),
+        _mount(f"{place}/bound", bundle.folder / "data", "bind", "bind"),
+        _mount(f"{place}/text", bundle.folder / "text", "bind", "bind"),
+        _mount(f"{place}/fresh", "tmpfs", "tmpfs", "ro"),
+        _mount(f"{place}/copied", "tmpfs", "tmpfs", "tmpcopyup"),
+    ]
+    bundle.config["linux"]["devices"] = [{"path": f"{place}/null", "type": "c", "major": 1, "minor": 3}]
+    bundle.config["linux"]["maskedPaths"] = ["/vol/a/file", f"{place}/text"]
+    bundle.config["linux"]["readonlyPaths"] = ["/vol/a"]
+    done = bundle.sh("cat /vol/a/file; echo started").minirt("run", "box")
+    assert "untouched" not in done.stdout
+    assert _is_untouched(outside)
+    assert bundle.leftovers() == []
+    return "started" in done.stdout
+
+
 def test_exchanged_destinations_do_not_lead_out(bundle: Bundle, outside: Path) -> None:
     """CVE-2021-30465: the folder of a mount changes places with a link while containers start again and again."""
     (bundle.folder / "data").mkdir()
@@ -197,26 +221,15 @@ def test_exchanged_destinations_do_not_lead_out(bundle: Bundle, outside: Path) -
     volume = bundle.folder / "volume"
     (volume / "a").mkdir(parents=True)
     (volume / "b").symlink_to(f"../../../../../../../../../../..{outside}")
-    started = 0
-    with _exchanging(volume, "a", "b"):
+    with _exchanging(volume, "a", "b"):  # hardly a container starts
         for number in range(_RUNS):
-            place = f"/vol/a/{number}"
-            bundle.config["mounts"][7:] = [
-                _mount("/vol", volume, "bind", "bind"),
-                _mount(f"{place}/bound", bundle.folder / "data", "bind", "bind"),
-                _mount(f"{place}/text", bundle.folder / "text", "bind", "bind"),
-                _mount(f"{place}/fresh", "tmpfs", "tmpfs", "ro"),
-                _mount(f"{place}/copied", "tmpfs", "tmpfs", "tmpcopyup"),
-            ]
-            bundle.config["linux"]["devices"] = [{"path": f"{place}/null", "type": "c", "major": 1, "minor": 3}]
-            bundle.config["linux"]["maskedPaths"] = ["/vol/a/file", f"{place}/text"]
-            bundle.config["linux"]["readonlyPaths"] = ["/vol/a"]
-            done = bundle.sh("cat /vol/a/file; echo started").minirt("run", "box")
-            started += "started" in done.stdout
-            assert "untouched" not in done.stdout
-            assert _is_untouched(outside)
-            assert bundle.leftovers() == []
-    assert started  # else nothing was tried
+            _start_among_exchanges(bundle, outside, number)
+    # With rests, an exchange comes at any place of a start, and some starts come through: all the mounts were tried.
+    started, numbers, deadline = 0, itertools.count(_RUNS), time.monotonic() + 60
+    with _exchanging(volume, "a", "b", 0.02):
+        while started < 3:
+            assert time.monotonic() < deadline
+            started += _start_among_exchanges(bundle, outside, next(numbers))
 
 
 def test_an_exchanged_proc_has_its_masks(bundle: Bundle) -> None:

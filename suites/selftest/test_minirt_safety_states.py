@@ -193,11 +193,25 @@ def test_an_exec_that_the_container_kills(bundle: Bundle) -> None:
     assert seen <= {0, 137, 255}
 
 
-def test_a_fork_bomb_is_deleted(bundle: Bundle) -> None:
+_BOMB = """trap 'exec sh /bomb' EXIT
+f() { f & f & wait; }
+while :; do f; done 2>/dev/null
+"""
+"""A shell that cannot fork ends: this one begins again then, without a fork, so that the bomb does not burn out."""
+
+
+def _explode(bundle: Bundle) -> cgroups.Cgroup:
     bundle.config["linux"]["resources"]["pids"] = {"limit": 60}
-    _run(bundle, "echo up; f() { f & f & wait; }; while :; do f; done 2>/dev/null")
+    (bundle.rootfs / "bomb").write_text(_BOMB)
+    _run(bundle, "echo up; exec sh /bomb")
     cgroup = cgroups.cgroup_of(json.loads((bundle.states / "box/state.json").read_text())["cgroup"])
-    wait_until(lambda: len(cgroup.pids()) > 30, 20, "the bomb to go off")
+    (events,) = [path for folder in cgroup.distinct if (path := Path(folder, "pids.events")).exists()]
+    wait_until(lambda: events.read_text() != "max 0\n", 20, "a fork beyond the limit")
+    return cgroup
+
+
+def test_a_fork_bomb_is_deleted(bundle: Bundle) -> None:
+    cgroup = _explode(bundle)
     bundle.ok("delete", "--force", "box")
     assert bundle.leftovers() == []
     assert cgroup.pids() == []
@@ -208,10 +222,7 @@ def test_a_fork_bomb_without_a_pid_namespace_is_deleted(bundle: Bundle) -> None:
     bundle.config["linux"]["namespaces"] = [
         entry for entry in bundle.config["linux"]["namespaces"] if entry["type"] != "pid"
     ]
-    bundle.config["linux"]["resources"]["pids"] = {"limit": 60}
-    _run(bundle, "echo up; f() { f & f & wait; }; while :; do f; done 2>/dev/null")
-    cgroup = cgroups.cgroup_of(json.loads((bundle.states / "box/state.json").read_text())["cgroup"])
-    wait_until(lambda: len(cgroup.pids()) > 30, 20, "the bomb to go off")
+    cgroup = _explode(bundle)
     bundle.ok("delete", "--force", "box")
     assert bundle.leftovers() == []
     assert cgroup.pids() == []
