@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
+from harness.linux import lean as os
 from harness.linux import syscalls
 
 TYPE_CHECKING = False

@@ -9,9 +9,8 @@ not wrap stand beside them.
 
 from __future__ import annotations
 
-import os
-
 from harness.linux import foreign as ctypes
+from harness.linux import lean as os
 
 CLONE_NEWTIME = 0x00000080
 CLONE_PIDFD = 0x00001000

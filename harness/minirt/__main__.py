@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
-import os
+import gc
 import sys
+
+from harness.linux.lean import _exit
 
 
 def main() -> int:
@@ -24,15 +26,17 @@ def main() -> int:
         from harness.minirt.supervisor.start import serve_alone
 
         return serve_alone(arguments[1], int(arguments[2]))
+    # A command ends before a collection would pay; one that stays turns it on again.
+    gc.disable()
     from harness.minirt.oci.command import main as oci
 
     if sys.stdout is None or sys.stderr is None:  # whoever called us has closed them
-        sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
+        sys.stdout, sys.stderr = (stream or open("/dev/null", "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
     status = oci(arguments)
     sys.stdout.flush()
     sys.stderr.flush()
     # Tearing the interpreter down in good order would take longer than the work: nothing is left that needs it.
-    os._exit(status)
+    return _exit(status)
 
 
 if __name__ == "__main__":

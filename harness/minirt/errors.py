@@ -29,8 +29,9 @@ found in $PATH", ...), because engines know runtimes by their words.
 
 from __future__ import annotations
 
-import errno as numbers
-import os
+from harness.linux import lean as os
+
+_ENOENT = 2
 
 
 class MinirtError(Exception):
@@ -136,7 +137,7 @@ class CommandError(StepError):
     def __init__(self, command: str, errno: int, reason: str) -> None:
         super().__init__(f'exec: "{command}"', errno, reason)
         self.command = command
-        self.exit_code = 127 if errno == numbers.ENOENT else 126
+        self.exit_code = 127 if errno == _ENOENT else 126
 
 
 def step_error(step: str, error: OSError) -> StepError:

@@ -17,7 +17,7 @@ from harness.clock import wait_until
 from harness.minirt.errors import MinirtError, UsageError
 from harness.minirt.oci import checkpointing, criu
 from harness.minirt.oci.arguments import parse_options
-from harness.minirt.oci.verbs import VERBS_BY_NAME
+from harness.minirt.oci.verbs import find_verb
 
 COUNT = "i=0; while :; do i=$((i+1)); echo $i; sleep 0.05; done"
 
@@ -234,7 +234,7 @@ def test_every_option_is_criu_s(tmp_path: Path) -> None:
     words = ["--leave-running", "--tcp-established", "--ext-unix-sk", "--shell-job", "--file-locks", "--link-remap"]
     words += ["--tcp-skip-in-flight", "--auto-dedup", "--lazy-pages", "--manage-cgroups-mode", "strict"]
     words += ["--page-server", "[::1]:77"]
-    parsed = parse_options(words, VERBS_BY_NAME["checkpoint"].options)
+    parsed = parse_options(words, find_verb("checkpoint").options)
     config = tmp_path / "criu.conf"
     config.touch()
     options = checkpointing.common_options(parsed, [8, 9], "/root", "dump.log", {"org.criu.config": str(config)})
@@ -253,10 +253,10 @@ def test_every_option_is_criu_s(tmp_path: Path) -> None:
         51: str(config),
     }
     assert checkpointing.page_server(parsed) == [(11, [(1, "::1"), (2, 77)])]
-    none = parse_options([], VERBS_BY_NAME["checkpoint"].options)
+    none = parse_options([], find_verb("checkpoint").options)
     assert 51 not in dict(checkpointing.common_options(none, [8, 9], "/", "x", {"org.criu.config": ""}))
     with pytest.raises(UsageError):
-        checkpointing.page_server(parse_options(["--page-server", ":5"], VERBS_BY_NAME["checkpoint"].options))
+        checkpointing.page_server(parse_options(["--page-server", ":5"], find_verb("checkpoint").options))
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from harness.minirt.container.updating import complete, merge, update
 from harness.minirt.errors import CgroupError, SpecError, UsageError
 from harness.minirt.oci.arguments import parse_options
 from harness.minirt.oci.updating import parse_flags, parse_size
-from harness.minirt.oci.verbs import VERBS_BY_NAME
+from harness.minirt.oci.verbs import find_verb
 
 MIB = 1 << 20
 V1 = read_layout().mode is not Mode.V2
@@ -273,7 +273,7 @@ def test_every_option_has_its_field() -> None:
         "kernel-memory": ("memory", "kernel"),
         "kernel-memory-tcp": ("memory", "kernelTCP"),
     }
-    options = VERBS_BY_NAME["update"].options
+    options = find_verb("update").options
     for number, (name, (part, key)) in enumerate(numbers.items(), 11):
         assert parse_flags(parse_options([f"--{name}", str(number)], options)) == {part: {key: number}}
     for name, key in (("cpuset-cpus", "cpus"), ("cpuset-mems", "mems")):

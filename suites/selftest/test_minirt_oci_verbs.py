@@ -25,7 +25,7 @@ from harness.minirt.container.state import Container
 from harness.minirt.errors import UsageError
 from harness.minirt.oci import execution, listing
 from harness.minirt.oci.about import default_config, features, make_rootless
-from harness.minirt.oci.verbs import VERBS
+from harness.minirt.oci.verbs import all_verbs
 
 RUNC = shutil.which("runc")
 LOOP = "trap 'exit 3' TERM; echo up; while :; do sleep 0.05; done"
@@ -487,7 +487,7 @@ def test_features_are_all_there() -> None:
     assert document.parse(document.render(found)) == found
 
 
-@pytest.mark.parametrize("verb", [verb.name for verb in VERBS if verb.options])
+@pytest.mark.parametrize("verb", [verb.name for verb in all_verbs() if verb.options])
 def test_every_verb_has_help(bundle: Bundle, verb: str) -> None:
     one, other = bundle.ok("help", verb), bundle.ok(verb, "--help")
     assert one == other

@@ -9,8 +9,8 @@ stays, and to have it cleared is an error.
 from __future__ import annotations
 
 import errno
-import os
 
+from harness.linux import lean as os
 from harness.linux import syscalls as sys
 from harness.minirt.container.options import FLAGS
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from _frozen_importlib import BuiltinImporter, FrozenImporter  # type: ignore[import-not-found,unused-ignore]
 
+from harness.linux import lean as os
 from harness.linux import syscalls
 from harness.minirt.errors import UsageError
 

@@ -7,9 +7,9 @@ start. How limits become files is in `limits`. Raises `CgroupError`.
 from __future__ import annotations
 
 import errno
-import os
 from _signal import pidfd_send_signal  # type: ignore[import-not-found,unused-ignore]  # without the enumerations of `signal`
 
+from harness.linux import lean as os
 from harness.minirt.container.files import read_file, write_file
 from harness.minirt.container.record import Record
 from harness.minirt.container.waiting import wait_until

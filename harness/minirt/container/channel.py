@@ -7,10 +7,10 @@ trampoline is to execute, and others that the parent does and answers.
 
 from __future__ import annotations
 
-import os
 from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_SEQPACKET, socket, socketpair
 from sys import byteorder
 
+from harness.linux import lean as os
 from harness.minirt.container import document
 from harness.minirt.errors import CommandError, HookError, MinirtError, StepError
 
@@ -31,9 +31,9 @@ class Channel:
 
     __slots__ = ("_program", "socket")
 
-    def __init__(self, end: socket) -> None:
+    def __init__(self, end: socket, program: str = "") -> None:
         self.socket = end
-        self._program = ""
+        self._program = program
 
     @property
     def fd(self) -> int:

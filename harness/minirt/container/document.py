@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from _json import encode_basestring_ascii, make_scanner  # type: ignore[attr-defined,import-not-found,unused-ignore]
+
+from harness.linux import lean as os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from harness.linux import lean as os
 
 
 def write_file(path: str, text: str) -> None:

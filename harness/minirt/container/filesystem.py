@@ -5,8 +5,7 @@ With mount(2) alone a path has to be looked up once more to get at what was moun
 
 from __future__ import annotations
 
-import os
-
+from harness.linux import lean as os
 from harness.linux import syscalls as sys
 
 TYPE_CHECKING = False

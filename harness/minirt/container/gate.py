@@ -6,13 +6,12 @@ connection is an error, or its end by the exec. A gate that is there means "crea
 
 from __future__ import annotations
 
-import os
 from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_SEQPACKET, socket
 
+from harness.linux import lean as os
 from harness.minirt.container.channel import Channel, restore
+from harness.minirt.container.state import GATE
 from harness.minirt.errors import WrongState
-
-NAME = "gate"
 
 
 class Gate:
@@ -25,8 +24,8 @@ class Gate:
         self.folder = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self.listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
         # By way of the descriptor the address stays below the 108 bytes that a socket's may have.
-        self.listener.bind(f"/proc/self/fd/{self.folder}/{NAME}")
-        os.chmod(NAME, 0o600, dir_fd=self.folder)
+        self.listener.bind(f"/proc/self/fd/{self.folder}/{GATE}")
+        os.chmod(GATE, 0o600, dir_fd=self.folder)
         self.listener.listen(1)
 
     def close(self) -> None:
@@ -34,14 +33,14 @@ class Gate:
         os.close(self.folder)
 
     def await_start(self) -> Channel:
-        """Wait until somebody says start; the connection to it."""
+        """Wait until somebody says start; the connection to it. A trampoline does the same (see `trampoline`)."""
         while True:
             fd, _ = self.listener._accept()  # type: ignore[attr-defined]
             os.set_inheritable(fd, False)
             channel = Channel(socket(AF_UNIX, SOCK_SEQPACKET, 0, fd))
             if channel.receive()[0] == "start":
                 try:
-                    os.unlink(NAME, dir_fd=self.folder)
+                    os.unlink(GATE, dir_fd=self.folder)
                 except OSError:
                     # A user namespace took the right away: whoever started us removes it.
                     pass
@@ -50,25 +49,20 @@ class Gate:
             channel.close()
 
 
-def is_shut(folder: str) -> bool:
-    """Whether the container still waits at its gate."""
-    return os.path.lexists(f"{folder}/{NAME}")
-
-
-def open_gate(folder: str) -> None:
-    """Start the container that waits; returns once it has executed its program. Raises what the child reports."""
+def open_gate(folder: str, command: str) -> None:
+    """Start the container that waits; returns once it has executed its program, `command`. Raises what the child reports."""
     directory = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     end = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
-    channel = Channel(end)
+    channel = Channel(end, command)
     try:
         try:
-            end.connect(f"/proc/self/fd/{directory}/{NAME}")
+            end.connect(f"/proc/self/fd/{directory}/{GATE}")
         except (ConnectionRefusedError, FileNotFoundError):
             raise WrongState("cannot start a container that has stopped") from None
         channel.send("start")
         word, content = channel.receive()
         try:
-            os.unlink(NAME, dir_fd=directory)
+            os.unlink(GATE, dir_fd=directory)
         except FileNotFoundError:
             pass
         if word == "error":

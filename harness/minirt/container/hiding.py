@@ -7,9 +7,9 @@ and /sys is looked for in the very mounts that have been made there, wherever th
 from __future__ import annotations
 
 import errno
-import os
 import stat
 
+from harness.linux import lean as os
 from harness.linux import syscalls as sys
 from harness.minirt.container import rootfs
 from harness.minirt.container.filesystem import make_filesystem

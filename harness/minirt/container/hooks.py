@@ -8,10 +8,10 @@ longer than its timeout ends the list with a `HookError`, which carries the end 
 
 from __future__ import annotations
 
-import os
 import select
 import time
 
+from harness.linux import lean as os
 from harness.minirt.container.record import Record
 from harness.minirt.errors import HookError
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import errno
-import os
 
+from harness.linux import lean as os
 from harness.linux import syscalls
 from harness.minirt.container.files import write_file
 from harness.minirt.container.record import Record

@@ -6,8 +6,7 @@ no descriptor that it does not need, and what went wrong in it comes back as the
 
 from __future__ import annotations
 
-import os
-
+from harness.linux import lean as os
 from harness.linux import syscalls
 from harness.minirt.container import cgroup as cgroups
 from harness.minirt.container import channel as channels
@@ -68,12 +67,15 @@ def launch(
     gate: Gate | None = None,
     console: int = -1,
     trampoline: int = -1,
+    jumps: bool = False,
+    born: Callable[[int], None] | None = None,
 ) -> Launched:
     """Make the container's cgroup and start its first process with the three descriptors as its stdio.
 
     With a `gate` the process is set up and waits there, else it has executed its program when this returns. `console` is a
-    connected socket, to which the terminal of a plan that has one is sent. `trampoline`, if any, executes the program. Hooks that belong to the runtime's side run at
-    their moments. Raises `MinirtError`; then there is neither a process nor a cgroup.
+    connected socket, to which the terminal of a plan that has one is sent. `trampoline`, if any, executes the program, and with
+    `jumps` also waits at the gate. `born` is called with the pid as soon as there is one, while the child sets itself up.
+    Hooks that belong to the runtime's side run at their moments. Raises `MinirtError`; then there is neither a process nor a cgroup.
     """
     joins: dict[str, int] = {}
     try:
@@ -82,7 +84,7 @@ def launch(
                 joins[kind] = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             except OSError as error:
                 raise step_error(f"open the {kind} namespace", error) from None
-        gated = () if gate is None else (AwaitStart(),)
+        gated = () if gate is None or jumps else (AwaitStart(),)
         birth = Birth(
             flags=plan.clone_flags,
             operations=(*plan.setup, *gated, *plan.finish),
@@ -107,6 +109,8 @@ def launch(
                 gate=gate,
                 console=console,
                 trampoline=trampoline,
+                jumps=jumps,
+                born=born,
                 answers=lambda pid: {
                     "mounted": lambda _: mounted.append(_number_of_root(plan)),
                     "maps": lambda _: _write_id_maps(pid, plan.uid_maps, plan.gid_maps),
@@ -144,6 +148,8 @@ def give_birth(
     gate: Gate | None,
     console: int,
     trampoline: int = -1,
+    jumps: bool = False,
+    born: Callable[[int], None] | None = None,
     answers: Callable[[int], dict[str, Callable[[Any], None]]],
 ) -> Launched:
     """Clone the child and see it through. On any error it is killed and reaped."""
@@ -152,7 +158,7 @@ def give_birth(
     if "pid" in birth.joins and not birth.foyer and in_user_namespace():
         # From there we could not get back to the pid namespace that we are in, for that belongs to the machine.
         birth = changed(birth, foyer=(JoinNamespaces(("pid",)),))
-    stage = Stage(theirs, birth.joins, console, gate, trampoline)
+    stage = Stage(theirs, birth.joins, console, gate, trampoline, jumps)
     try:
         if birth.cgroup_folder:
             cgroup_fd = os.open(birth.cgroup_folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -182,6 +188,8 @@ def give_birth(
         theirs.close()
         try:
             try:
+                if born is not None:
+                    born(pid)
                 waits = ours.follow(answers(pid))
             except OSError as error:
                 raise step_error("prepare the child", error) from None
@@ -241,7 +249,8 @@ def _be_child(birth: Birth, stage: Stage, stdio: tuple[int, int, int]) -> None:
             step = operation.title
             operation.perform(stage)
         # Close-on-exec is too late: the program's own path may go through one (/proc/self/fd/N).
-        _close_others(first_free, {stage.channel.fd, stage.trampoline})
+        gated = {gate.listener.fileno()} if gate is not None and stage.jumps else ()
+        _close_others(first_free, {stage.channel.fd, stage.trampoline, *gated})
         birth.program.execute(stage)
     except BaseException as error:
         stage.channel.report(step, error)

@@ -7,8 +7,8 @@ machine's own and can be trusted.
 from __future__ import annotations
 
 import errno
-import os
 
+from harness.linux import lean as os
 from harness.linux import syscalls as sys
 from harness.minirt.container import procfs, rootfs
 from harness.minirt.container.binding import set_flags

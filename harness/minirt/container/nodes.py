@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import errno
-import os
 import stat
 
+from harness.linux import lean as os
 from harness.linux import syscalls as sys
 from harness.minirt.container import rootfs
 from harness.minirt.container.operations import Operation, Stage

@@ -7,9 +7,9 @@ error message names. A step uses the `Stage` it is given, system calls and nothi
 from __future__ import annotations
 
 import errno
-import os
 
 from harness.linux import capabilities, syscalls
+from harness.linux import lean as os
 from harness.linux.namespaces import FLAGS
 from harness.minirt.container import procfs
 from harness.minirt.container.boundary import seal_imports
@@ -30,6 +30,7 @@ class Stage:
     `trees`: detached mounts that were prepared for it, by the key that their steps know. `mounts`: descriptors of mounts
     to which later steps come back, by their place in the container. `arrived`: whether the process is in its working
     directory. `trampoline`: descriptor of what executes the program (`harness.minirt.container.trampoline`), -1: nothing does.
+    `jumps`: whether it also waits at the gate.
     """
 
     __slots__ = (
@@ -42,6 +43,7 @@ class Stage:
         "env",
         "gate",
         "joins",
+        "jumps",
         "mounts",
         "program",
         "root",
@@ -50,13 +52,20 @@ class Stage:
     )
 
     def __init__(
-        self, channel: Channel, joins: dict[str, int], console: int, gate: Gate | None, trampoline: int = -1
+        self,
+        channel: Channel,
+        joins: dict[str, int],
+        console: int,
+        gate: Gate | None,
+        trampoline: int = -1,
+        jumps: bool = False,
     ) -> None:
         self.channel = channel
         self.joins = joins
         self.console = console
         self.gate = gate
         self.trampoline = trampoline
+        self.jumps = jumps
         self.root = -1
         self._top = ""
         self.arrived = False

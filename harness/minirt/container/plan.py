@@ -6,8 +6,7 @@ steps is the only knowledge here: which needs the machine's own /proc, which a p
 
 from __future__ import annotations
 
-import os
-
+from harness.linux import lean as os
 from harness.linux import syscalls as sys
 from harness.linux.capabilities import BITS
 from harness.linux.namespaces import FLAGS, identity

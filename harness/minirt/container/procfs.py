@@ -7,8 +7,7 @@ below it is reached across a mount.
 
 from __future__ import annotations
 
-import os
-
+from harness.linux import lean as os
 from harness.linux import syscalls
 
 _ROOT_INODE = 1

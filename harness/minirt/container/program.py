@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import errno
-import os
 import stat
 
+from harness.linux import lean as os
 from harness.linux import syscalls
 from harness.linux.capabilities import BITS
 from harness.minirt.container.hooks import Hook, run_hooks
@@ -156,6 +156,13 @@ class Program(Record):
             if stage.trampoline >= 0:
                 from harness.minirt.container.trampoline import jump
 
+                if stage.jumps:
+                    assert stage.gate is not None
+                    stage.channel.send("ready")
+                    try:
+                        jump(stage.trampoline, stage.gate.listener.fileno(), stage.program, self.args, env, wait=True)
+                    finally:  # whoever starts us is told why this could not be
+                        stage.channel = stage.gate.await_start()
                 stage.channel.send("jump", self.args[0])
                 jump(stage.trampoline, stage.channel.fd, stage.program, self.args, env)
             os.execve(stage.program, self.args, env)

@@ -8,9 +8,9 @@ done to ``/proc/self/fd/N``, the very object that was found.
 from __future__ import annotations
 
 import errno
-import os
 import stat
 
+from harness.linux import lean as os
 from harness.linux import syscalls
 
 _RESOLVE = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS

@@ -6,9 +6,9 @@ fields that nobody knows are ignored, as the specification demands. Limits (`lin
 
 from __future__ import annotations
 
-import os
 import stat
 
+from harness.linux import lean as os
 from harness.linux.namespaces import FLAGS
 from harness.minirt.container.hooks import NAMES as HOOKS
 from harness.minirt.container.hooks import Hook

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import errno
-import os
 
+from harness.linux import lean as os
 from harness.linux import syscalls as sys
 
 _LONGEST_DATA = os.sysconf("SC_PAGE_SIZE") - 1
@@ -37,7 +37,9 @@ def _shorten(data: str) -> tuple[str, str]:
         names = word.removeprefix("lowerdir=").split(":")
         # A backslash quotes a colon.
         if names[0] != word and "\\" not in word and all(name.startswith("/") for name in names):
-            base = os.path.commonpath([os.path.dirname(name) for name in names])
-            words[index] = "lowerdir=" + ":".join(os.path.relpath(name, base) for name in names)
+            from os.path import commonpath, relpath
+
+            base = commonpath([os.path.dirname(name) for name in names])
+            words[index] = "lowerdir=" + ":".join(relpath(name, base) for name in names)
             return ",".join(words), base
     return data, ""

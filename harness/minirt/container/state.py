@@ -7,15 +7,12 @@ the freezer, so a kill at any moment leaves nothing that is wrong. A folder with
 
 from __future__ import annotations
 
-import errno
 import fcntl
-import os
 
+from harness.linux import lean as os
 from harness.minirt.container import document
 from harness.minirt.container.cgroup import Cgroup, cgroup_of
 from harness.minirt.container.files import read_file
-from harness.minirt.container.gate import is_shut
-from harness.minirt.container.hooks import Hook
 from harness.minirt.container.record import Record
 from harness.minirt.errors import ContainerExists, ContainerMissing, InvalidArgument, StateCorrupt
 
@@ -24,7 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
+    from harness.minirt.container.hooks import Hook
+
 CREATING, CREATED, RUNNING, PAUSED, STOPPED = "creating", "created", "running", "paused", "stopped"
+GATE = "gate"
+"""the name in a container's folder of the socket at which it waits (see `gate`)"""
 _FILE = "state.json"
 _ID_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
 
@@ -53,6 +54,8 @@ class Container(Record):
     """what of linux `exec` and `delete` need too: personality and memoryPolicy as they stand, resctrl groups"""
     resources: dict[str, Any] | None = None
     """linux.resources with what `update` has changed of them"""
+    command: str = ""
+    """the program for which a trampoline waits at the gate; empty: none does"""
     own_pids: bool = True
     """whether it has a pid namespace of its own, with which all its processes end"""
 
@@ -97,6 +100,7 @@ def save(folder: str, container: Container) -> None:
         "noNewKeyring": container.no_new_keyring,
         "beside": container.beside,
         "resources": container.resources,
+        "command": container.command,
         "ownPids": container.own_pids,
     }
     fresh = f"{folder}/.{_FILE}.{os.getpid()}"
@@ -113,6 +117,8 @@ def _hook_document(hook: Hook) -> dict[str, Any]:
 
 
 def _hook_of(item: dict[str, Any]) -> Hook:
+    from harness.minirt.container.hooks import Hook
+
     env = item["env"]
     return Hook(item["path"], tuple(item["args"]), None if env is None else tuple(env), item["timeout"])
 
@@ -125,9 +131,9 @@ def load(root: str, id: str) -> Container:
         raise StateCorrupt(f"{folder} is a symbolic link, and no container's folder")
     try:
         content = document.read_file(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise ContainerMissing(id) from None
     except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR):
-            raise ContainerMissing(id) from None
         raise StateCorrupt(f"{path}: {os.strerror(error.errno or 0).lower()}") from None
     except ValueError as error:
         raise StateCorrupt(f"{path}: {error}") from None
@@ -147,6 +153,7 @@ def load(root: str, id: str) -> Container:
             no_new_keyring=content["noNewKeyring"],
             beside=content.get("beside", {}),
             resources=content.get("resources"),
+            command=content.get("command", ""),
             own_pids=content.get("ownPids", True),
         )
     except (KeyError, TypeError, AttributeError) as error:
@@ -172,10 +179,8 @@ def start_ticks(pid: int) -> int:
     """When a process started, in clock ticks since boot; 0 for one that has ended (a zombie too)."""
     try:
         text = read_file(f"/proc/{pid}/stat")
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ESRCH):
-            return 0
-        raise
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
     # The name in parentheses may hold anything, parentheses too.
     fields = text.rpartition(")")[2].split()
     return 0 if fields[0] in "ZXx" else int(fields[19])
@@ -211,7 +216,22 @@ def status_of(root: str, container: Container) -> str:
         return STOPPED
     if container.cgroup.is_frozen():
         return PAUSED
-    return CREATED if is_shut(folder_of(root, container.id)) else RUNNING
+    return CREATED if _waits(f"{folder_of(root, container.id)}/{GATE}", container) else RUNNING
+
+
+def _waits(gate: str, container: Container) -> bool:
+    """Whether the process is still at its gate. One that waits in a trampoline leaves it to its starter to remove the gate."""
+    if not os.path.lexists(gate):
+        return False
+    try:
+        return not container.command or is_trampoline(os.readlink(f"/proc/{container.pid}/exe"))
+    except OSError:
+        return True
+
+
+def is_trampoline(program: str) -> bool:
+    """Whether a file's name is that of a trampoline in memory."""
+    return program.startswith("/memfd:minirt")
 
 
 def state_document(container: Container, status: str) -> dict[str, Any]:

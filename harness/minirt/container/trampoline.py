@@ -1,4 +1,4 @@
-"""The trampoline: a program of 200 bytes between ours and a container's, so that the container's cannot get hold of ours.
+"""The trampoline: a program of 300 bytes between ours and a container's, so that the container's cannot get hold of ours.
 
 Whoever says that ``/proc/self/exe`` is the program to execute (or its interpreter, by ``#!``) means the file that the calling
 process was started from. Were that the runtime's, it would be there to be overwritten by the container a moment later
@@ -6,15 +6,20 @@ process was started from. Were that the runtime's, it would be there to be overw
 call is made by a process that was started from the trampoline, which is a sealed file in memory and nobody's loss.
 
 It is called with two bytes that tell a descriptor, the program's path, and the program's arguments and environment. It has the
-descriptor closed by a successful execve(2), else writes the error there and exits with 127. It needs fcntl(2), execve(2) and,
-to be executed itself, execveat(2): `passes` says whether a seccomp profile lets that through.
+descriptor closed by a successful execve(2), else writes the error there and exits with 127. With a third byte the descriptor
+is the listener of a gate: the trampoline waits until somebody connects and says something, and the connection is what it
+writes an error to. So a container that is created and not started costs a page or two, and starts at once.
+
+It needs fcntl(2), execve(2) and, to be executed itself, execveat(2), and to wait also accept4(2), read(2) and close(2):
+`passes` says whether a seccomp profile lets that through.
 """
 
 from __future__ import annotations
 
 import fcntl
-import os
 from _struct import pack  # type: ignore[import-not-found,unused-ignore]
+
+from harness.linux import lean as os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,6 +29,7 @@ if TYPE_CHECKING:
     from harness.minirt.container.plan import Plan
 
 _CALLS = ("execveat", "execve", "fcntl")
+_CALLS_TO_WAIT = ("accept4", "close", "read", "write", *_CALLS)
 _LETTING = ("SCMP_ACT_ALLOW", "SCMP_ACT_LOG")
 _MFD_EXEC = 0x10
 _SEALS = 0x000F
@@ -36,14 +42,38 @@ _X86_64 = """
 0fb65f01      movzx ebx, byte [rdi+1]
 69dbff000000  imul  ebx, ebx, 255
 8d9c0300ffffff lea  ebx, [rbx+rax-256]
+0fb66f02      movzx ebp, byte [rdi+2]       byte 2: whether it is a listener
 89df          mov   edi, ebx                fcntl(descriptor, F_SETFD, FD_CLOEXEC)
 be02000000    mov   esi, 2
 ba01000000    mov   edx, 1
 b848000000    mov   eax, 72
 0f05          syscall
 85c0          test  eax, eax                (as somebody's interpreter it is called with other words: it ends)
-782c          js    exit
-488b7c2410    mov   rdi, [rsp+16]           execve(argv[1], &argv[2], environment)
+786a          js    exit
+85ed          test  ebp, ebp
+743a          jz    go
+89df          mov   edi, ebx                wait: accept4(listener, NULL, NULL, SOCK_CLOEXEC)
+31f6          xor   esi, esi
+31d2          xor   edx, edx
+41ba00000800  mov   r10d, 0x80000
+b820010000    mov   eax, 288
+0f05          syscall
+85c0          test  eax, eax
+784f          js    exit
+89c5          mov   ebp, eax                read(connection, stack - 64, 16)
+89c7          mov   edi, eax
+488d7424c0    lea   rsi, [rsp-64]
+ba10000000    mov   edx, 16
+31c0          xor   eax, eax
+0f05          syscall
+85c0          test  eax, eax
+7f0b          jg    start
+89ef          mov   edi, ebp                close(connection): whoever it was has hung up
+b803000000    mov   eax, 3
+0f05          syscall
+ebc8          jmp   wait
+89eb          mov   ebx, ebp                start: errors go to the connection
+488b7c2410    mov   rdi, [rsp+16]           go: execve(argv[1], &argv[2], environment)
 488d742418    lea   rsi, [rsp+24]
 488b0424      mov   rax, [rsp]
 488d54c410    lea   rdx, [rsp+rax*8+16]
@@ -63,6 +93,7 @@ _AARCH64 = """
 e00740f9      ldr   x0, [sp, #8]            argv[0]
 01004039      ldrb  w1, [x0]
 02044039      ldrb  w2, [x0, #1]
+14084039      ldrb  w20, [x0, #2]
 e31f8052      mov   w3, #255
 5304031b      madd  w19, w2, w3, w1
 73020451      sub   w19, w19, #256
@@ -71,8 +102,28 @@ e003132a      mov   w0, w19                 fcntl
 220080d2      mov   x2, #1
 280380d2      mov   x8, #25
 010000d4      svc   #0
-c001f837      tbnz  w0, #31, exit
-e00b40f9      ldr   x0, [sp, #16]           execve
+4004f837      tbnz  w0, #31, exit
+94020034      cbz   w20, go
+e003132a      mov   w0, w19                 wait: accept4
+010080d2      mov   x1, #0
+020080d2      mov   x2, #0
+0301a0d2      mov   x3, #0x80000
+481e80d2      mov   x8, #242
+010000d4      svc   #0
+4003f837      tbnz  w0, #31, exit
+f403002a      mov   w20, w0                 read
+e10301d1      sub   x1, sp, #64
+020280d2      mov   x2, #16
+e80780d2      mov   x8, #63
+010000d4      svc   #0
+1f000071      cmp   w0, #0
+ac000054      b.gt  start
+e003142a      mov   w0, w20                 close
+280780d2      mov   x8, #57
+010000d4      svc   #0
+efffff17      b     wait
+f303142a      mov   w19, w20                start:
+e00b40f9      ldr   x0, [sp, #16]           go: execve
 e1630091      add   x1, sp, #24
 e30340f9      ldr   x3, [sp]
 e26f238b      add   x2, sp, x3, lsl #3
@@ -138,23 +189,33 @@ def suits(plan: Plan, profile: dict[str, Any] | None) -> bool:
     return not plan.process.apparmor and not plan.process.selinux and (profile is None or passes(profile))
 
 
-def passes(profile: dict[str, Any]) -> bool:
+def waits(plan: Plan, profile: dict[str, Any] | None) -> bool:
+    """Whether a trampoline that `suits` may also wait at the gate: whether nothing is to be done after it but the exec."""
+    if plan.hooks.get("startContainer") or (plan.seccomp is not None and plan.seccomp.listener is not None):
+        return False
+    return profile is None or passes(profile, _CALLS_TO_WAIT)
+
+
+def passes(profile: dict[str, Any], calls: Sequence[str] = _CALLS) -> bool:
     """Whether a linux.seccomp surely lets the trampoline's calls through, whatever their arguments are."""
-    passing = dict.fromkeys(_CALLS, profile.get("defaultAction") in _LETTING)
+    passing = dict.fromkeys(calls, profile.get("defaultAction") in _LETTING)
     for rule in profile.get("syscalls") or ():
         lets = rule.get("action") in _LETTING
-        for name in _CALLS:
+        for name in calls:
             if name in (rule.get("names") or ()) and (not lets or not rule.get("args")):
                 passing[name] = lets
     return all(passing.values())
 
 
-def jump(trampoline: int, report: int, program: str, args: Sequence[str], env: dict[str, str]) -> None:
+def jump(
+    trampoline: int, report: int, program: str, args: Sequence[str], env: dict[str, str], wait: bool = False
+) -> None:
     """Execute the program by way of the trampoline; what the program's own exec fails of is written to `report`.
 
+    With `wait` that is a listener: the program is executed once somebody has said so, who is then told of the error.
     Does not return. Raises `OSError` for what the trampoline's exec fails of, and `ValueError`.
     """
     os.set_inheritable(report, True)
     high, low = divmod(report, 255)
-    words: list[bytes | str] = [bytes((low + 1, high + 1)), program, *args]
+    words: list[bytes | str] = [bytes((low + 1, high + 1)) + b"w" * wait, program, *args]
     os.execve(trampoline, words, env)

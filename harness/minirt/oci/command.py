@@ -5,13 +5,13 @@ Errors go to standard error, and to ``--log`` as a line of level "error", where 
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 
+from harness.linux import lean as os
 from harness.minirt.errors import MinirtError, UsageError
-from harness.minirt.oci.arguments import check_arguments, parse_options, render_help, render_usage
-from harness.minirt.oci.verbs import DEFAULT_ROOT, GLOBAL_OPTIONS, VERBS, VERBS_BY_NAME
+from harness.minirt.oci.arguments import check_arguments, parse_options
+from harness.minirt.oci.verbs import DEFAULT_ROOT, find_verb, global_options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -87,26 +87,23 @@ def main(argv: Sequence[str]) -> int:
     """Run one command line (without the program's name); its exit status."""
     context = None
     try:
-        words = parse_options(argv, GLOBAL_OPTIONS)
+        words = parse_options(argv, global_options())
         if words.has("version"):
             from harness.minirt.oci.about import version_text
 
             sys.stdout.write(version_text())
             return 0
         if words.has("help") or not words.arguments or words.arguments[0] in ("help", "h"):
-            named = VERBS_BY_NAME.get(words.arguments[1]) if words.arguments[1:] else None
-            sys.stdout.write(render_usage(VERBS, GLOBAL_OPTIONS) if named is None else render_help(named))
-            return 0
+            return _help(words.arguments[1] if words.arguments[1:] else "")
         name, *rest = words.arguments
-        verb = VERBS_BY_NAME.get(name)
+        verb = find_verb(name)
         if verb is None:
             raise UsageError(f"no verb is called {name!r}; minirt --help lists them")
         context = Context(words)
         # A command inside the container may look like options; only exec has one.
         options = parse_options(rest, verb.options, mixed=verb.most >= 0)
         if options.has("help"):
-            sys.stdout.write(render_help(verb))
-            return 0
+            return _help(name)
         check_arguments(verb, options)
         return _call(name, context, options)
     except UsageError as error:
@@ -117,6 +114,15 @@ def main(argv: Sequence[str]) -> int:
         # Nothing that is known to happen; but whoever reads it shall see one line and not a trace.
         about = f": {os.fsdecode(error.filename)}" if error.filename else ""
         return _fail(context, f"{os.strerror(error.errno or 0).lower()}{about}", 1)
+
+
+def _help(name: str) -> int:
+    from harness.minirt.oci.helping import render_help, render_usage
+    from harness.minirt.oci.verbs import all_verbs
+
+    verb = find_verb(name)
+    sys.stdout.write(render_usage(all_verbs(), global_options()) if verb is None else render_help(verb))
+    return 0
 
 
 def argv_is_exec(argv: Sequence[str]) -> bool:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import time
 from sys import byteorder
 
+from harness.linux import lean as os
 from harness.linux.syscalls import CLONE_NEWPID
 from harness.minirt.container import cgroup as cgroups
 from harness.minirt.container import document, state
@@ -129,7 +129,7 @@ def _create(context: Context, words: Words, *, foreground: bool) -> tuple[Contai
     id = state.check_id(words.arguments[0])
     guard_descriptors(preserved_fds(words))
     plan, content = read_plan(context, words, id)
-    trampoline = _protect(plan, content)
+    trampoline, jumps = _protect(plan, content)
     for warning in plan.warnings:
         context.log("warning", warning)
     for shortfall in plan.shortfalls:
@@ -149,26 +149,44 @@ def _create(context: Context, words: Words, *, foreground: bool) -> tuple[Contai
     if words.value("pidfd-socket"):
         pidfd_socket = connect("pidfd", words.value("pidfd-socket"))
     container = record_of(words, id, plan, content)
+    if jumps and plan.process is not None:
+        container = changed(container, command=plan.process.args[0])
     folder = state.reserve(context.root, id)
     launched = None
     try:
         # Written before there is anything, so that whatever a kill leaves can be found and deleted.
         state.save(folder, container)
-        gate = Gate(folder)
         os.chdir(plan.bundle)
-        try:
-            console_fd = relay.fd if relay is not None else -1 if console is None else console.fileno()
-            launched = launch(plan, stdin=0, stdout=1, stderr=2, gate=gate, console=console_fd, trampoline=trampoline)
-        finally:
-            gate.close()
-            if trampoline >= 0:
-                os.close(trampoline)
-            if console is not None:
-                console.close()
-        started = state.start_ticks(launched.pid)
-        beside = container.beside | {"mounted": launched.mounted} if launched.mounted else container.beside
-        container = changed(container, pid=launched.pid, pid_started=started, beside=beside)
-        state.save(folder, container)
+        with state.Lock(context.root, id):  # nobody starts it before all of it is there
+            gate = Gate(folder)
+
+            def born(pid: int) -> None:
+                nonlocal container
+                container = changed(container, pid=pid, pid_started=state.start_ticks(pid))
+                state.save(folder, container)
+
+            try:
+                console_fd = relay.fd if relay is not None else -1 if console is None else console.fileno()
+                launched = launch(
+                    plan,
+                    stdin=0,
+                    stdout=1,
+                    stderr=2,
+                    gate=gate,
+                    console=console_fd,
+                    trampoline=trampoline,
+                    jumps=jumps,
+                    born=born,
+                )
+            finally:
+                gate.close()
+                if trampoline >= 0:
+                    os.close(trampoline)
+                if console is not None:
+                    console.close()
+            if launched.mounted:
+                container = changed(container, beside=container.beside | {"mounted": launched.mounted})
+                state.save(folder, container)
         if pidfd_socket is not None:
             send_pidfd(pidfd_socket, launched.pidfd)
     except BaseException:
@@ -191,22 +209,24 @@ def _create(context: Context, words: Words, *, foreground: bool) -> tuple[Contai
     return container, launched, relay
 
 
-def _protect(plan: Plan, content: dict[str, object]) -> int:
-    """See to it that the container cannot get hold of this program's file: a trampoline, or -1 if none is needed.
+def _protect(plan: Plan, content: dict[str, object]) -> tuple[int, bool]:
+    """See to it that the container cannot get hold of this program's file: a trampoline, or -1 if none is needed, and whether
+    it may wait at the gate.
 
     Where a trampoline would not do this starts the program once more and does not come back, as if nothing had been done yet.
     """
     from harness.minirt.container import trampoline
 
-    if trampoline.suits(plan, _linux_part(content, "seccomp")):
+    profile = _linux_part(content, "seccomp")
+    if trampoline.suits(plan, profile):
         try:
-            return trampoline.open_trampoline()
+            return trampoline.open_trampoline(), trampoline.waits(plan, profile)
         except OSError:
             pass
     from harness.minirt.container.sealing import seal
 
     seal()
-    return -1
+    return -1, False
 
 
 def record_of(words: Words, id: str, plan: Plan, content: dict[str, object]) -> Container:

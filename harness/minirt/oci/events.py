@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import sys
@@ -125,6 +126,7 @@ class WatchV2:
 
 
 def _follow(container: Container, watch: WatchV1 | WatchV2, interval_s: float) -> None:
+    gc.enable()
     try:
         pidfd = os.pidfd_open(container.pid)
     except ProcessLookupError:

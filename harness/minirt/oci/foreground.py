@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import signal
@@ -93,6 +94,7 @@ def _relay(master: int, pidfd: int) -> None:
     import termios
     import tty
 
+    gc.enable()
     saved = None
     if os.isatty(0):
         saved = termios.tcgetattr(0)

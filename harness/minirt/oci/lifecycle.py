@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from _signal import pidfd_send_signal  # type: ignore[import-not-found,unused-ignore]  # without the enumerations of `signal`
 
+from harness.linux import lean as os
 from harness.minirt.container import document, state
-from harness.minirt.container.signals import parse_signal
 from harness.minirt.container.waiting import wait_until
 from harness.minirt.errors import ContainerMissing, HookError, MinirtError, StateCorrupt, WrongState
 
@@ -49,7 +48,7 @@ def start_container(context: Context, container: Container) -> None:
         raise WrongState("cannot start an already running container")
     if status != state.CREATED:
         raise WrongState(f"cannot start a container in the {status} state")
-    open_gate(state.folder_of(context.root, container.id))
+    open_gate(state.folder_of(context.root, container.id), container.command)
     if container.hooks.get("poststart"):
         from harness.minirt.container.hooks import run_hooks
 
@@ -84,6 +83,8 @@ def kill(context: Context, words: Words) -> int:
 
     SIGKILL goes to all in any case where the container has no pid namespace of its own, with which they would end.
     """
+    from harness.minirt.container.signals import parse_signal
+
     container = state.load(context.root, words.arguments[0])
     signal = parse_signal((words.arguments[1] if len(words.arguments) > 1 else "") or "TERM")
     if words.has("all") or (signal == 9 and not container.own_pids and container.cgroup.folders):
