@@ -17,6 +17,7 @@ else:
     import posix
     from posix import *  # noqa: F403
 
+    del environ  # of bytes, and as the process was started (see `__getattr__`)  # noqa: F821
     _exit = posix._exit
     SEEK_SET = 0
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import sys
 
-from harness.linux.lean import _exit
+from harness.minirt.loading import load, remember
 
 
 def main() -> int:
@@ -28,6 +28,8 @@ def main() -> int:
         return serve_alone(arguments[1], int(arguments[2]))
     # A command ends before a collection would pay; one that stays turns it on again.
     gc.disable()
+    load("harness.minirt.oci.command")
+    from harness.linux import lean as os
     from harness.minirt.oci.command import main as oci
 
     if sys.stdout is None or sys.stderr is None:  # whoever called us has closed them
@@ -36,7 +38,8 @@ def main() -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     # Tearing the interpreter down in good order would take longer than the work: nothing is left that needs it.
-    return _exit(status)
+    remember()
+    return os._exit(status)
 
 
 if __name__ == "__main__":

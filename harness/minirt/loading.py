@@ -1,52 +1,68 @@
-"""The short way to the modules of this package: from a name straight to the bytecode that Python has kept of it.
+"""The short way to the modules of this package: all that a command needs in one file, else each from the bytecode that Python
+has kept of it.
 
-A command of minirt's loads some forty modules. To look for each along ``sys.path``, in lists of folders, takes more time
-than all that the command then does. Here a name has one place; the bytecode is read there, as Python wrote it, provided that
-it is the source's of now. Whatever is not as simple as that is left to Python's own way, which writes the bytecode as well.
+A command of minirt's loads some fifty modules. To look for each along ``sys.path``, in lists of folders, takes more time than
+all that the command then does. Here a name has one place (`Finder`); the bytecode is read there, as Python wrote it, provided
+that it is the source's of now. What a module imports when it is loaded is moreover kept together in one file beside the
+bytecode, a pack, written by the first command that may write there (`load`, `remember`): to read one file, and to
+pass by all that an import statement does for a module that is new, halves the time once more. Whatever is not as simple as
+that is left to Python's own way, which writes the bytecode as well.
 
 The launcher executes this before there is any module: nothing but what is part of the interpreter may be imported.
 """
 
 import sys
-from marshal import loads
-from posix import O_CLOEXEC, O_RDONLY, close, open, read, stat
+from marshal import dumps, loads
+from posix import O_CLOEXEC, O_CREAT, O_EXCL, O_RDONLY, O_WRONLY, close, getpid, open, read, rename, stat, unlink, write
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
-    from types import ModuleType
+    from types import CodeType, ModuleType
+    from typing import Any
 
 _Spec = type(sys.__spec__)
-_MAGIC = sys.modules["_frozen_importlib_external"].MAGIC_NUMBER + bytes(4)
+_Module = type(sys)
+_MAGIC: bytes = sys.modules["_frozen_importlib_external"].MAGIC_NUMBER + bytes(4)
 """how a file of bytecode begins that is to be compared with time and size of its source (PEP 552)"""
 _TAG = sys.implementation.cache_tag
+_HEAD = 16
+"""bytes before the code: the above, and time and size of the source"""
 
 
 class Finder:
     """Finds and loads the package `top` and what is below it, in the folder `place`."""
 
-    __slots__ = ("_below", "_place", "_top")
+    __slots__ = ("_below", "_place", "_top", "loaded", "packs")
 
     def __init__(self, place: str, top: str) -> None:
         self._place, self._top, self._below = place, top, f"{top}."
+        self.loaded: list[str] = []
+        """modules that were found here, those first that were complete first"""
+        self.packs: dict[str, list[str]] = {}
+        """packs that are to be written: by their module, what they hold"""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> "ModuleSpec | None":
         if name != self._top and not name.startswith(self._below):
             return None
-        folder, _, leaf = f"{self._place}/{name.replace('.', '/')}".rpartition("/")
-        locations = None
-        source = f"{folder}/{leaf}.py"
-        code = read_bytecode(source, f"{folder}/__pycache__/{leaf}.{_TAG}.pyc")
-        if code is None:
-            source = f"{folder}/{leaf}/__init__.py"
-            code = read_bytecode(source, f"{folder}/{leaf}/__pycache__/__init__.{_TAG}.pyc")
-            if code is None:
-                return None
-            locations = [f"{folder}/{leaf}"]
-        spec = _Spec(name, self, origin=source, loader_state=code)  # type: ignore[arg-type]
+        found = self.find(name)
+        if found is None:
+            return None
+        spec = _Spec(name, self, origin=found[0], loader_state=found[2])  # type: ignore[arg-type]
         spec.has_location = True
-        spec.submodule_search_locations = locations
+        spec.submodule_search_locations = found[1]
         return spec
+
+    def find(self, name: str) -> "tuple[str, list[str] | None, memoryview, bytes] | None":
+        """A module's source, the folder of its modules if it is a package, its code, marshalled, and what that was made of."""
+        folder, _, leaf = f"{self._place}/{name.replace('.', '/')}".rpartition("/")
+        source = f"{folder}/{leaf}.py"
+        code = _read_bytecode(source, f"{folder}/__pycache__/{leaf}.{_TAG}.pyc")
+        if code is not None:
+            return source, None, *code
+        source = f"{folder}/{leaf}/__init__.py"
+        code = _read_bytecode(source, f"{folder}/{leaf}/__pycache__/__init__.{_TAG}.pyc")
+        return None if code is None else (source, [f"{folder}/{leaf}"], *code)
 
     def create_module(self, spec: "ModuleSpec") -> None:
         """Have an ordinary one made."""
@@ -56,33 +72,124 @@ class Finder:
         assert spec is not None
         code, spec.loader_state = spec.loader_state, None
         exec(loads(code), module.__dict__)
+        self.loaded.append(module.__name__)
+
+    def load(self, name: str) -> None:
+        """Load a module and what it imports, by its pack if there is a good one."""
+        if name in sys.modules:
+            return
+        try:
+            entries = loads(_read(self._pack(name)))
+            fresh = all(_stamp(source) == stamp for _, source, _, stamp, _ in entries)
+        except (OSError, EOFError, TypeError, ValueError):
+            fresh = False
+        if fresh:
+            for name, source, folders, _, code in entries:
+                if name not in sys.modules:
+                    self._execute(name, source, folders, code)
+            return
+        before, known = len(self.loaded), set(sys.modules)
+        __import__(name)
+        names = self.loaded[before:]
+        # Not before all of them have bytecode.
+        if set(names) == {new for new in sys.modules if new not in known and new.startswith(self._below)}:
+            self.packs[name] = names
+
+    def _execute(self, name: str, source: str, folders: list[str] | None, code: "CodeType") -> None:
+        parent, _, leaf = name.rpartition(".")
+        module = _Module(name)
+        module.__file__ = source
+        module.__spec__ = _Spec(name, self, origin=source)  # type: ignore[arg-type]
+        module.__package__ = parent if folders is None else name
+        if folders is not None:
+            module.__path__ = folders
+        sys.modules[name] = module
+        try:
+            exec(code, module.__dict__)
+        except BaseException:
+            del sys.modules[name]
+            raise
+        setattr(sys.modules[parent], leaf, module)
+
+    def _pack(self, name: str) -> str:
+        return f"{self._place}/harness/minirt/__pycache__/{name}.{_TAG}.pack"
+
+    def remember(self) -> None:
+        """Write the packs that were missing or old; where that cannot be, they go on missing."""
+        for name, names in self.packs.items():
+            entries: list[tuple[Any, ...]] = []
+            for one in names:
+                found = self.find(one)
+                if found is None:
+                    return
+                source, folders, code, stamp = found
+                entries.append((one, source, folders, stamp, loads(code)))
+            path = self._pack(name)
+            fresh = f"{path}.{getpid()}"
+            try:
+                fd = open(fresh, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0o644)
+            except OSError:
+                return
+            try:
+                data = dumps(tuple(entries))
+                if write(fd, data) == len(data):
+                    rename(fresh, path)
+                else:
+                    unlink(fresh)
+            except OSError:
+                unlink(fresh)
+            finally:
+                close(fd)
 
 
-def read_bytecode(source: str, cached: str) -> memoryview | None:
-    """The code object in a file of bytecode, marshalled; None unless the file is there and was made of `source` as it is."""
+_finder: Finder | None = None
+
+
+def load(name: str) -> None:
+    """Load a module of the package before it is imported, by the shortest way that there is."""
+    if _finder is not None:
+        _finder.load(name)
+
+
+def remember() -> None:
+    """To be called at the end of a command: keep what makes the next one faster."""
+    if _finder is not None and _finder.packs and not sys.dont_write_bytecode:
+        _finder.remember()
+
+
+def shorten(place: str, check: bool = True) -> None:
+    """Take the short way from now on, with the package that is in the folder `place`; `check` whether this is its newest."""
+    global _finder
+    _finder = Finder(place, "harness")
+    if check and _finder.find(__name__) is None:
+        # What the launcher executes is older than its source, of which this has the bytecode made.
+        del sys.modules[__name__]
+        __import__(__name__)
+        sys.modules[__name__].shorten(place, check=False)
+        return
+    sys.meta_path.insert(0, _finder)
+
+
+def _read(path: str) -> bytes:
+    fd = open(path, O_RDONLY | O_CLOEXEC)
     try:
-        fd = open(cached, O_RDONLY | O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        origin = stat(source)
-        data = read(fd, stat(fd).st_size)
-    except OSError:
-        return None
+        return read(fd, stat(fd).st_size)
     finally:
         close(fd)
-    made_of = (int(origin.st_mtime) & 0xFFFFFFFF).to_bytes(4, "little") + (origin.st_size & 0xFFFFFFFF).to_bytes(
-        4, "little"
-    )
-    return memoryview(data)[16:] if data[:16] == _MAGIC + made_of else None
 
 
-def shorten(place: str, top: str = "harness") -> None:
-    """Take the short way from now on, with the package that is in the folder `place`."""
-    finder = Finder(place, top)
-    if finder.find_spec("harness.minirt.loading") is None:
-        # What the launcher executes is older than the source of this.
-        from importlib import import_module
+def _read_bytecode(source: str, cached: str) -> tuple[memoryview, bytes] | None:
+    """The code object in a file of bytecode, marshalled, and what it was made of; None unless that is `source` as it is."""
+    try:
+        data = _read(cached)
+        stamp = _stamp(source)
+    except OSError:
+        return None
+    return (memoryview(data)[_HEAD:], stamp) if data[:_HEAD] == stamp else None
 
-        finder = import_module("harness.minirt.loading").Finder(place, top)
-    sys.meta_path.insert(0, finder)
+
+def _stamp(source: str) -> bytes:
+    """What a file of bytecode begins with that was made of `source`. Raises `OSError`."""
+    found = stat(source)
+    modified, size = int(found.st_mtime) & 0xFFFFFFFF, found.st_size & 0xFFFFFFFF
+    return _MAGIC + modified.to_bytes(4, "little") + size.to_bytes(4, "little")

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness.minirt.container.trampoline import image, passes
+from harness.clock import wait_until
+from harness.minirt.container.trampoline import CALLS_TO_WAIT, image, passes
 
 JUMP = """
 import os, sys
 from harness.minirt.container.trampoline import jump, open_trampoline
 report = os.dup2(int(sys.argv[1]), int(sys.argv[2]))
-jump(open_trampoline(), report, sys.argv[3], ["called", "one", "two words"], {"COLOUR": "blue"})
+jump(open_trampoline(), report, sys.argv[3], ["called", "one", "two words"], {"COLOUR": "blue"}, wait=sys.argv[4:] != [])
 """
 
 
@@ -67,6 +71,77 @@ def test_a_trampoline_is_sealed() -> None:
     assert "PermissionError" in done.stderr
 
 
+@pytest.fixture
+def listener(tmp_path: Path) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(tmp_path / "gate"))
+        listener.listen(8)
+        yield listener
+
+
+@contextlib.contextmanager
+def started(argv: list[str], listener: socket.socket) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, pass_fds=(listener.fileno(),)) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def connected(tmp_path: Path) -> socket.socket:
+    end = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    end.settimeout(30)
+    end.connect(str(tmp_path / "gate"))
+    return end
+
+
+@pytest.mark.parametrize("number", [10, 255, 700])
+def test_a_trampoline_waits_until_somebody_says_start(listener: socket.socket, tmp_path: Path, number: int) -> None:
+    argv = [sys.executable, "-c", JUMP, str(listener.fileno()), str(number), "/bin/echo", "wait"]
+    with started(argv, listener) as process:
+        wait_until(lambda: "memfd" in str(Path(f"/proc/{process.pid}/exe").readlink()), 20, "the trampoline")
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        assert int(status.partition("VmRSS:")[2].split()[0]) < 200
+        for _ in range(3):
+            connected(tmp_path).close()  # who says nothing has not started it
+        with connected(tmp_path) as end:
+            assert process.poll() is None
+            end.send(b"start")
+            assert end.recv(10) == b""  # closed by the exec
+        assert process.communicate(timeout=20)[0] == "one two words\n"
+
+
+def test_a_trampoline_that_waited_tells_its_starter(listener: socket.socket, tmp_path: Path) -> None:
+    argv = [sys.executable, "-c", JUMP, str(listener.fileno()), "20", "/etc/passwd", "wait"]
+    with started(argv, listener) as process, connected(tmp_path) as end:
+        end.send(b"start")
+        assert int.from_bytes(end.recv(10), sys.byteorder, signed=True) == -13
+        assert process.wait(20) == 127
+
+
+@pytest.mark.skipif(shutil.which("qemu-aarch64-static") is None, reason="qemu-user-static is not installed")
+def test_the_other_architecture_waits(listener: socket.socket, tmp_path: Path) -> None:
+    """Under emulation: it passes by who hangs up, and tells who says start of the error."""
+    program = tmp_path / "trampoline"
+    program.write_bytes(image("aarch64"))
+    program.chmod(0o755)
+    high, low = divmod(listener.fileno(), 255)
+    qemu = [
+        "qemu-aarch64-static",
+        "-0",
+        os.fsdecode(bytes((low + 1, high + 1)) + b"w"),
+        str(program),
+        "/not/there",
+        "word",
+    ]
+    with started(qemu, listener) as process:
+        connected(tmp_path).close()
+        with connected(tmp_path) as end:
+            end.send(b"start")
+            assert int.from_bytes(end.recv(10), "little", signed=True) == -2
+        assert process.wait(60) == 127
+
+
 @pytest.mark.skipif(shutil.which("qemu-aarch64-static") is None, reason="qemu-user-static is not installed")
 def test_the_other_architecture(tmp_path: Path) -> None:
     """Under emulation: the error of an exec arrives."""
@@ -106,3 +181,11 @@ ALLOW, DENY = "SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO"
 )
 def test_whether_a_profile_lets_a_trampoline_work(profile: dict[str, Any], lets: bool) -> None:
     assert passes(profile) is lets
+
+
+def test_to_wait_takes_more_calls() -> None:
+    profile = {"defaultAction": DENY, "syscalls": [{"names": ["execve", "execveat", "fcntl"], "action": ALLOW}]}
+    assert passes(profile)
+    assert not passes(profile, CALLS_TO_WAIT)
+    profile["syscalls"].append({"names": ["accept4", "read", "write", "close"], "action": ALLOW})
+    assert passes(profile, CALLS_TO_WAIT)

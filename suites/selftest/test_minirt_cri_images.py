@@ -45,8 +45,13 @@ def behaving(daemon: Daemon, registry: Registry) -> Iterator[None]:
     yield
     registry.token, registry.basic, registry.hold = "", False, None
     registry.faults.clear()
-    for image in daemon.images.ListImages(api.ListImagesRequest()).images:
-        remove(daemon, image.id)
+
+    def emptied() -> bool:
+        for image in daemon.images.ListImages(api.ListImagesRequest()).images:
+            remove(daemon, image.id)
+        return left(daemon) == []
+
+    wait_until(emptied, 20, "all images to be gone")  # a large one is removed behind the back of its last call
 
 
 def pull(daemon: Daemon, name: str, auth: Any = None, timeout: float = 30) -> str:
@@ -229,7 +234,7 @@ def test_a_container_of_as_many_layers_as_engines_allow(daemon: Daemon, registry
     finally:
         daemon.remove_pod(pod)
         remove(daemon, id)
-    assert left(daemon) == []
+    wait_until(lambda: left(daemon) == [], 20, "the layers to be gone")
 
 
 def test_a_daemon_that_is_killed_in_the_middle_of_a_pull(tmp_path: Path, registry: Registry) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -173,6 +175,95 @@ def test_pid_file_and_list(bundle: Bundle) -> None:
     assert [(item["id"], item["pid"], item["status"]) for item in listed] == [("box", pid, "created")]
     assert bundle.ok("list", "-q") == "box\n"
     assert bundle.ok("list").splitlines()[1].split()[:3] == ["box", str(pid), "created"]
+
+
+def _exe(bundle: Bundle) -> str:
+    return str(Path(f"/proc/{bundle.state()['pid']}/exe").readlink())
+
+
+@pytest.mark.parametrize("action", [None, "SCMP_ACT_ERRNO", "SCMP_ACT_ALLOW"])
+def test_a_created_container_waits_in_a_trampoline(bundle: Bundle, action: str | None) -> None:
+    """Of two pages, unless a filter might hinder it: then the runtime waits itself."""
+    if action:
+        bundle.config["linux"]["seccomp"] = {
+            "defaultAction": "SCMP_ACT_ALLOW",
+            "syscalls": [
+                {"names": ["accept4"], "action": action, "args": [{"index": 3, "value": 7, "op": "SCMP_CMP_EQ"}]}
+            ],
+        }
+    bundle.sh(LOOP).create()
+    waits = "memfd:minirt" in _exe(bundle)
+    assert waits is (action != "SCMP_ACT_ERRNO")
+    if waits:
+        status = Path(f"/proc/{bundle.state()['pid']}/status").read_text()
+        assert int(status.partition("VmRSS:")[2].split()[0]) < 200
+    assert bundle.state()["status"] == "created"
+    bundle.ok("start", "box")
+    bundle.await_output("up")
+    assert bundle.state()["status"] == "running"
+    assert "gate" not in [path.name for path in (bundle.states / "box").iterdir()]
+
+
+def test_with_hooks_left_to_run_the_runtime_waits(bundle: Bundle) -> None:
+    bundle.config["hooks"] = {"startContainer": [{"path": "/bin/touch", "args": ["touch", "/tmp/begun"]}]}
+    bundle.config["root"]["readonly"] = False
+    bundle.sh("ls /tmp").create()
+    assert "memfd" not in _exe(bundle)
+    assert not (bundle.rootfs / "tmp/begun").exists()
+    bundle.ok("start", "box")
+    bundle.await_output("begun")
+
+
+def test_what_the_last_exec_fails_of_is_told_by_start(bundle: Bundle) -> None:
+    for name, content in {"odd": "nonsense", "lost": "#!/not/there\n"}.items():
+        (bundle.rootfs / f"bin/{name}").write_text(content)
+        (bundle.rootfs / f"bin/{name}").chmod(0o755)
+    for name, reason in {"odd": "exec format error", "lost": "no such file or directory"}.items():
+        bundle.config["process"]["args"] = [f"/bin/{name}", "word"]
+        bundle.create()
+        assert "memfd:minirt" in _exe(bundle)
+        done = bundle.minirt("start", "box")
+        assert done.returncode == 1
+        assert done.stderr.strip() == f'minirt: unable to start container process: exec: "/bin/{name}": {reason}'
+        bundle.await_status("stopped")
+        bundle.ok("delete", "box")
+
+
+def test_a_start_that_is_killed_before_its_end_has_started_the_container(bundle: Bundle) -> None:
+    bundle.sh(LOOP).create()
+    gate = bundle.states / "box/gate"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as killed:
+        killed.connect(str(gate))
+    assert bundle.state()["status"] == "created"  # it had said nothing
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as killed:
+        killed.connect(str(gate))
+        killed.send(b"start")
+    bundle.await_output("up")
+    assert gate.exists()
+    assert bundle.state()["status"] == "running"
+    done = bundle.minirt("start", "box")
+    assert "already running" in done.stderr
+    bundle.ok("delete", "--force", "box")
+    assert bundle.leftovers() == []
+
+
+def test_a_start_waits_for_the_end_of_create(bundle: Bundle) -> None:
+    """The container has a process and a gate as soon as its hooks run, and may not be started before they have ended."""
+    slow = bundle.folder / "slow"
+    slow.write_text(f"#!/bin/sh\ncat >{bundle.folder}/begun; sleep 1; echo ended >{bundle.folder}/ended\n")
+    slow.chmod(0o755)
+    bundle.config["hooks"] = {"createRuntime": [{"path": str(slow)}]}
+    bundle.sh("echo up").write()
+    argv = [*bundle.program, "--root", str(bundle.states), "create", "--bundle", str(bundle.folder), "box"]
+    with (
+        (bundle.folder / "out").open("w") as out,
+        subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out) as create,
+    ):
+        wait_until((bundle.folder / "begun").exists, 20, "the hook")
+        bundle.ok("start", "box")
+        assert (bundle.folder / "ended").exists()
+        assert create.wait(20) == 0
+    bundle.await_output("up")
 
 
 def test_state_survives_a_kill_of_create(bundle: Bundle) -> None:

@@ -223,15 +223,15 @@ def _waits(gate: str, container: Container) -> bool:
     """Whether the process is still at its gate. One that waits in a trampoline leaves it to its starter to remove the gate."""
     if not os.path.lexists(gate):
         return False
+    program = f"/proc/{container.pid}/exe"
     try:
-        return not container.command or is_trampoline(os.readlink(f"/proc/{container.pid}/exe"))
+        if not container.command or os.readlink(program).startswith("/memfd:minirt"):
+            return True
+        # It says that it is ready just before it becomes a trampoline.
+        its, ours = os.stat(program), os.stat("/proc/self/exe")
+        return (its.st_dev, its.st_ino) == (ours.st_dev, ours.st_ino)
     except OSError:
         return True
-
-
-def is_trampoline(program: str) -> bool:
-    """Whether a file's name is that of a trampoline in memory."""
-    return program.startswith("/memfd:minirt")
 
 
 def state_document(container: Container, status: str) -> dict[str, Any]:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from harness.minirt.container.plan import Plan
 
 _CALLS = ("execveat", "execve", "fcntl")
-_CALLS_TO_WAIT = ("accept4", "close", "read", "write", *_CALLS)
+CALLS_TO_WAIT = ("accept4", "close", "read", "write", *_CALLS)
 _LETTING = ("SCMP_ACT_ALLOW", "SCMP_ACT_LOG")
 _MFD_EXEC = 0x10
 _SEALS = 0x000F
@@ -193,7 +193,7 @@ def waits(plan: Plan, profile: dict[str, Any] | None) -> bool:
     """Whether a trampoline that `suits` may also wait at the gate: whether nothing is to be done after it but the exec."""
     if plan.hooks.get("startContainer") or (plan.seccomp is not None and plan.seccomp.listener is not None):
         return False
-    return profile is None or passes(profile, _CALLS_TO_WAIT)
+    return profile is None or passes(profile, CALLS_TO_WAIT)
 
 
 def passes(profile: dict[str, Any], calls: Sequence[str] = _CALLS) -> bool:

@@ -10,6 +10,7 @@ import time
 
 from harness.linux import lean as os
 from harness.minirt.errors import MinirtError, UsageError
+from harness.minirt.loading import load
 from harness.minirt.oci.arguments import check_arguments, parse_options
 from harness.minirt.oci.verbs import DEFAULT_ROOT, find_verb, global_options
 
@@ -139,6 +140,7 @@ def _fail(context: Context | None, message: str, status: int) -> int:
 
 def _call(name: str, context: Context, words: Words) -> int:
     if name in ("create", "run"):
+        load("harness.minirt.oci.creation")
         from harness.minirt.oci import creation
 
         return creation.create(context, words) if name == "create" else creation.run(context, words)
@@ -147,6 +149,7 @@ def _call(name: str, context: Context, words: Words) -> int:
         from harness.minirt.container.sealing import seal
 
         seal()
+        load("harness.minirt.oci.execution")
         from harness.minirt.oci import execution
 
         return execution.execute(context, words)
@@ -170,6 +173,7 @@ def _call(name: str, context: Context, words: Words) -> int:
         from harness.minirt.oci.checkpointing import checkpoint, restore
 
         return checkpoint(context, words) if name == "checkpoint" else restore(context, words)
+    load("harness.minirt.oci.lifecycle")
     from harness.minirt.oci import lifecycle
 
     return lifecycle.CALLS[name](context, words)
