@@ -204,6 +204,32 @@ def test_a_created_container_waits_in_a_trampoline(bundle: Bundle, action: str |
     assert "gate" not in [path.name for path in (bundle.states / "box").iterdir()]
 
 
+_NEEDED = (
+    *("execve", "execveat", "write", "capset", "exit_group", "brk", "mmap", "munmap", "mprotect", "arch_prctl", "uname"),
+    *("set_tid_address", "set_robust_list", "rseq", "prlimit64", "readlink", "readlinkat", "getrandom", "getuid"),
+)
+"""by the shell of busybox, and by whoever executes it"""
+
+
+@pytest.mark.parametrize(
+    ("more", "waits"),
+    [(("fcntl", "accept4", "read", "close"), "memfd:minirt"), (("fcntl",), "python"), ((), "python")],
+    ids=["to wait", "to jump", "nothing"],
+)
+def test_a_filter_that_lets_nothing_through_that_can_be_done_before(
+    bundle: Bundle, more: tuple[str, ...], waits: str
+) -> None:
+    bundle.config["linux"]["seccomp"] = {
+        "defaultAction": "SCMP_ACT_ERRNO",
+        "syscalls": [{"names": [*_NEEDED, *more], "action": "SCMP_ACT_ALLOW"}],
+    }
+    bundle.config["process"]["args"] = ["/bin/echo", "up"]
+    bundle.create()
+    assert waits in _exe(bundle)
+    bundle.ok("start", "box")
+    bundle.await_output("up")
+
+
 def test_with_hooks_left_to_run_the_runtime_waits(bundle: Bundle) -> None:
     bundle.config["hooks"] = {"startContainer": [{"path": "/bin/touch", "args": ["touch", "/tmp/begun"]}]}
     bundle.config["root"]["readonly"] = False

@@ -28,6 +28,10 @@ class Gate:
         os.chmod(GATE, 0o600, dir_fd=self.folder)
         self.listener.listen(1)
 
+    def fds(self) -> set[int]:
+        """Its descriptors; none once it is closed."""
+        return set() if self.listener.fileno() < 0 else {self.listener.fileno(), self.folder}
+
     def close(self) -> None:
         self.listener.close()
         os.close(self.folder)

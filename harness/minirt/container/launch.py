@@ -22,7 +22,7 @@ from harness.minirt.errors import StepError, step_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from typing import Any
 
     from harness.minirt.container.gate import Gate
@@ -237,36 +237,22 @@ def _be_child(birth: Birth, stage: Stage, stdio: tuple[int, int, int]) -> None:
         os.umask(0)
         keep = {stage.channel.fd, stage.proc, console, stage.trampoline, *birth.joins.values(), *stage.trees.values()}
         if gate is not None:
-            keep |= {gate.listener.fileno(), gate.folder}
-        first_free = 3 + birth.preserved_fds
+            keep |= gate.fds()
+        stage.first_free = 3 + birth.preserved_fds
         moved = [os.dup(fd) if fd < 3 and fd != number else fd for number, fd in enumerate(stdio)]
         for number, fd in enumerate(moved):
             os.dup2(fd, number)
         for number in range(3):
             os.set_inheritable(number, True)
-        _close_others(first_free, keep)
+        stage.close_others(keep)
         for operation in birth.operations:
             step = operation.title
             operation.perform(stage)
-        # Close-on-exec is too late: the program's own path may go through one (/proc/self/fd/N).
-        gated = {gate.listener.fileno()} if gate is not None and stage.jumps else ()
-        _close_others(first_free, {stage.channel.fd, stage.trampoline, *gated})
         birth.program.execute(stage)
     except BaseException as error:
         stage.channel.report(step, error)
     finally:
         os._exit(127)
-
-
-def _close_others(first: int, keep: Iterable[int]) -> None:
-    """Close every descriptor from `first` on, but mark those that are kept close-on-exec."""
-    for fd in sorted(keep):
-        if fd < first:
-            continue
-        if fd > first:
-            syscalls.close_range(first, fd - 1)
-        first = fd + 1
-    syscalls.close_range(first)
 
 
 def _write_id_maps(pid: int, uid_maps: tuple[IdMap, ...], gid_maps: tuple[IdMap, ...]) -> None:

@@ -20,6 +20,8 @@ from harness.minirt.container.rootfs import magic, refusal_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from harness.minirt.container.channel import Channel
     from harness.minirt.container.gate import Gate
 
@@ -30,7 +32,7 @@ class Stage:
     `trees`: detached mounts that were prepared for it, by the key that their steps know. `mounts`: descriptors of mounts
     to which later steps come back, by their place in the container. `arrived`: whether the process is in its working
     directory. `trampoline`: descriptor of what executes the program (`harness.minirt.container.trampoline`), -1: nothing does.
-    `jumps`: whether it also waits at the gate.
+    `jumps`: whether it also waits at the gate. `first_free`: the first descriptor that the program is not to have.
     """
 
     __slots__ = (
@@ -41,6 +43,7 @@ class Stage:
         "channel",
         "console",
         "env",
+        "first_free",
         "gate",
         "joins",
         "jumps",
@@ -66,6 +69,7 @@ class Stage:
         self.gate = gate
         self.trampoline = trampoline
         self.jumps = jumps
+        self.first_free = 3
         self.root = -1
         self._top = ""
         self.arrived = False
@@ -75,6 +79,17 @@ class Stage:
         self._mappings: dict[Maps, int] = {}
         self.program = ""
         self.env: list[str] = []
+
+    def close_others(self, keep: Iterable[int]) -> None:
+        """Close every descriptor that the program is not to have, but those that are kept, which are close-on-exec."""
+        first = self.first_free
+        for fd in sorted(keep):
+            if fd < first:
+                continue
+            if fd > first:
+                syscalls.close_range(first, fd - 1)
+            first = fd + 1
+        syscalls.close_range(first)
 
     def check_place(self, target: int, type: str, bind: bool) -> str:
         """Refuse to cover the root itself, or what is inside /proc, also where a link leads there; the true place."""
@@ -482,6 +497,11 @@ class SetPrivileges(Operation):
         return "set capabilities and seccomp"
 
     def perform(self, stage: Stage) -> None:
+        # Close-on-exec is too late: the program's own path may go through one (/proc/self/fd/N). Here, because from the
+        # filter on nothing is sure but what it takes to execute.
+        gate = set() if stage.gate is None else stage.gate.fds()
+        stage.close_others({stage.channel.fd, stage.trampoline, *gate})
+        syscalls.reset_signals()
         admin = 1 << capabilities.BITS["CAP_SYS_ADMIN"]
         if self.effective is not None:
             # The filter needs either no_new_privs or CAP_SYS_ADMIN, so that one is let go of last.

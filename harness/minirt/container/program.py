@@ -150,7 +150,6 @@ class Program(Record):
 
     def execute(self, stage: Stage) -> None:
         """Does not return. Raises `CommandError`."""
-        syscalls.reset_signals()
         env = dict(entry.partition("=")[::2] for entry in stage.env)
         try:
             if stage.trampoline >= 0:

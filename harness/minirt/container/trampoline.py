@@ -10,8 +10,8 @@ descriptor closed by a successful execve(2), else writes the error there and exi
 is the listener of a gate: the trampoline waits until somebody connects and says something, and the connection is what it
 writes an error to. So a container that is created and not started costs a page or two, and starts at once.
 
-It needs fcntl(2), execve(2) and, to be executed itself, execveat(2), and to wait also accept4(2), read(2) and close(2):
-`passes` says whether a seccomp profile lets that through.
+It needs fcntl(2), execve(2), write(2) and, to be executed itself, execveat(2), and to wait also accept4(2), read(2) and
+close(2): `passes` says whether a seccomp profile lets that through.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from harness.minirt.container.plan import Plan
 
-_CALLS = ("execveat", "execve", "fcntl")
-CALLS_TO_WAIT = ("accept4", "close", "read", "write", *_CALLS)
+_CALLS = ("execveat", "execve", "fcntl", "write")
+CALLS_TO_WAIT = ("accept4", "close", "read", *_CALLS)
 _LETTING = ("SCMP_ACT_ALLOW", "SCMP_ACT_LOG")
 _MFD_EXEC = 0x10
 _SEALS = 0x000F
@@ -215,7 +215,7 @@ def jump(
     With `wait` that is a listener: the program is executed once somebody has said so, who is then told of the error.
     Does not return. Raises `OSError` for what the trampoline's exec fails of, and `ValueError`.
     """
-    os.set_inheritable(report, True)
+    fcntl.fcntl(report, fcntl.F_SETFD, 0)
     high, low = divmod(report, 255)
     words: list[bytes | str] = [bytes((low + 1, high + 1)) + b"w" * wait, program, *args]
     os.execve(trampoline, words, env)
