@@ -155,6 +155,9 @@ def parse_spec(document: Any, bundle: str) -> Spec:
     persona = linux.object("personality")
     if persona is not None and persona.texts("flags"):
         warnings += ("linux.personality.flags: none is supported, they are ignored",)
+    for index, mount in enumerate(mounts):
+        if mount.options.bind and mount.options.data:
+            warnings += (f"mounts[{index}].options: a bind mount has no {mount.options.data!r}, which is ignored",)
     return Spec(
         version=version,
         root=_join(bundle, root_path),
@@ -297,8 +300,6 @@ def _mount(entry: Reader, bundle: str, root: str, may_map: bool) -> Mount:
         if not source and not options.remount:
             raise entry.fail("source", "is needed for a bind mount")
         source = _join(bundle, source)
-        if options.data:
-            raise entry.fail("options", f"{options.data!r} cannot be given to a bind mount: the kernel would ignore it")
     elif not kind and not options.remount:
         raise entry.fail("type", "is missing")
     if len(options.data) > _MOST_DATA and kind != "overlay":
