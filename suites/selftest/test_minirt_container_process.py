@@ -136,6 +136,23 @@ def test_cpus_of_an_exec(bundle: Bundle) -> None:
     assert "set the initial CPU affinity" in refused.stderr
 
 
+@pytest.mark.skipif(os.cpu_count() == 1, reason="there is one CPU, which is all of them")
+def test_the_callers_cpus_are_not_the_containers(bundle: Bundle) -> None:
+    own = os.sched_getaffinity(0)
+    one = {min(own)}
+    bundle.sh("grep Cpus_allowed: /proc/self/status; exec sleep 1000")
+    try:
+        os.sched_setaffinity(0, one)
+        bundle.create()
+        bundle.ok("start", "box")
+        bundle.await_output("Cpus")
+        shown = bundle.ok("exec", "box", "grep", "Cpus_allowed:", "/proc/self/status")
+    finally:
+        os.sched_setaffinity(0, own)
+    for text in (bundle.output(), shown):
+        assert int(text.split()[1].replace(",", ""), 16).bit_count() > 1
+
+
 def test_memory_policy(bundle: Bundle) -> None:
     bundle.config["linux"]["memoryPolicy"] = {"mode": "MPOL_BIND", "nodes": "0", "flags": ["MPOL_F_STATIC_NODES"]}
     bundle.sh("cat /proc/self/numa_maps; exec sleep 1000").create()

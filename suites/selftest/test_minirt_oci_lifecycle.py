@@ -205,7 +205,19 @@ def test_a_created_container_waits_in_a_trampoline(bundle: Bundle, action: str |
 
 
 _NEEDED = (
-    *("execve", "execveat", "write", "capset", "exit_group", "brk", "mmap", "munmap", "mprotect", "arch_prctl", "uname"),
+    *(
+        "execve",
+        "execveat",
+        "write",
+        "capset",
+        "exit_group",
+        "brk",
+        "mmap",
+        "munmap",
+        "mprotect",
+        "arch_prctl",
+        "uname",
+    ),
     *("set_tid_address", "set_robust_list", "rseq", "prlimit64", "readlink", "readlinkat", "getrandom", "getuid"),
 )
 """by the shell of busybox, and by whoever executes it"""
@@ -290,6 +302,29 @@ def test_a_start_waits_for_the_end_of_create(bundle: Bundle) -> None:
         assert (bundle.folder / "ended").exists()
         assert create.wait(20) == 0
     bundle.await_output("up")
+
+
+def test_the_callers_files_are_where_the_caller_is(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    bundle.sh(LOOP).write()
+    words = ("--log", "log", "--root", str(bundle.states))
+    for verb, more in (("create", ("--bundle", str(bundle.folder))), ("exec", ("--detach",))):
+        with (elsewhere / "out").open("w") as out:
+            command = ("true",) if verb == "exec" else ()
+            argv = [*bundle.program, *words, verb, *more, "--pid-file", verb, "box", *command]
+            subprocess.run(
+                argv, cwd=elsewhere, stdin=subprocess.DEVNULL, stdout=out, stderr=out, check=True, timeout=60
+            )
+        assert int((elsewhere / verb).read_text()) > 1
+    assert sorted(path.name for path in elsewhere.iterdir()) == ["create", "exec", "log", "out"]
+    assert not {"create", "log"} & {path.name for path in bundle.folder.iterdir()}
+
+
+def test_a_log_that_cannot_be_written_is_told_of(bundle: Bundle) -> None:
+    done = bundle.minirt("--log", "/not/there/log", "create", "box")
+    assert done.returncode == 1
+    assert done.stderr == "minirt: --log /not/there/log: no such file or directory\n"
+    assert bundle.leftovers() == []
 
 
 def test_state_survives_a_kill_of_create(bundle: Bundle) -> None:

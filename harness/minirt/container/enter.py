@@ -150,6 +150,8 @@ def _entry_steps(
         from harness.minirt.container.scheduling import SetAffinity
 
         yield SetAffinity(process.affinity.final)
+    else:
+        yield operations.ResetAffinity()
     if process.oom_score_adj is not None:
         yield operations.SetOomScore(process.oom_score_adj)
     names = {number: name for name, number in RLIMITS.items()}

@@ -163,6 +163,18 @@ class JoinCgroup(Operation):
             write_file(path, "0")
 
 
+class ResetAffinity(Operation):
+    """Run on all CPUs that the cgroup has, whichever the caller was confined to."""
+
+    @property
+    def title(self) -> str:
+        return "reset the CPU affinity"
+
+    def perform(self, stage: Stage) -> None:
+        # The kernel takes what the machine and the cpuset have of them.
+        os.sched_setaffinity(0, range(os.sysconf("SC_NPROCESSORS_CONF")))
+
+
 class Unshare(Operation):
     """Leave for new namespaces that must not be made by clone3: cgroup (after it was joined) and time."""
 

@@ -297,6 +297,7 @@ def _privileged_steps(process: Process | None, cgroup: Cgroup) -> Iterator[Opera
     """What the machine's root does to itself, and its child inherits."""
     if cgroup.version == 1 and cgroup.folders:
         yield operations.JoinCgroup(cgroup.join_files())
+    yield operations.ResetAffinity()
     if process is None:
         return
     if process.oom_score_adj is not None:

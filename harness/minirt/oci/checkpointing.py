@@ -21,7 +21,7 @@ from harness.minirt.container.record import changed
 from harness.minirt.container.spec import parse_spec
 from harness.minirt.errors import MinirtError, Unsupported, UsageError, WrongState, step_error
 from harness.minirt.oci import criu
-from harness.minirt.oci.creation import read_plan, record_of, write_pid_file
+from harness.minirt.oci.creation import pid_file_of, read_plan, record_of, write_pid_file
 from harness.minirt.oci.lifecycle import destroy
 
 TYPE_CHECKING = False
@@ -321,7 +321,7 @@ def restore(context: Context, words: Words) -> int:
         container = changed(container, pid=pid, pid_started=state.start_ticks(pid))
         state.save(folder, container)
         launched = Launched(pid, os.pidfd_open(pid))
-        write_pid_file(words, pid)
+        write_pid_file(pid_file_of(words), pid)
     except BaseException:
         if made:  # else it is somebody else's
             plan.cgroup.kill_all()

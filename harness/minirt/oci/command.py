@@ -28,13 +28,22 @@ class Context:
 
     def __init__(self, words: Words) -> None:
         self.root = os.path.abspath(words.value("root") or _default_root())
-        self._log = words.value("log")
+        log = words.value("log")
+        self._log = os.path.abspath(log) if log else ""
         self._format = words.value("log-format", "text")
         self.debug = words.has("debug")
         self.systemd = words.has("systemd-cgroup")
         self.rootless = words.value("rootless", "auto")
         if self._format not in ("text", "json"):
             raise UsageError(f"unknown log-format {self._format!r}")
+        if log:
+            try:
+                os.close(self._open_log())
+            except OSError as error:
+                raise UsageError(f"--log {log}: {os.strerror(error.errno or 0).lower()}") from None
+
+    def _open_log(self) -> int:
+        return os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
 
     def warn(self, message: str) -> None:
         """Tell of what is not as it was asked for, and no reason to stop."""
@@ -60,7 +69,7 @@ class Context:
         else:
             line = f'time="{now}" level={level} msg={render(message)}'
         try:
-            fd = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            fd = self._open_log()
         except OSError:
             return
         os.write(fd, f"{line}\n".encode(errors="replace"))

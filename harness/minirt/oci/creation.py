@@ -37,8 +37,9 @@ COUNTED = ("blkio",)
 
 def create(context: Context, words: Words) -> int:
     """Set a container up; the process, our child, outlives us."""
+    pid_file = pid_file_of(words)
     container, _, _ = _create(context, words, foreground=False)
-    write_pid_file(words, container.pid)
+    write_pid_file(pid_file, container.pid)
     return 0
 
 
@@ -51,9 +52,10 @@ def run(context: Context, words: Words) -> int:
         from harness.minirt.oci.foreground import adopt_orphans
 
         adopt_orphans()
+    pid_file = pid_file_of(words)
     container, launched, relay = _create(context, words, foreground=not detached)
     try:
-        write_pid_file(words, container.pid)
+        write_pid_file(pid_file, container.pid)
         if detached:
             lifecycle.start_container(context, container)
             return 0
@@ -299,13 +301,18 @@ def _now() -> str:
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{rest:09d}Z"
 
 
-def write_pid_file(words: Words, pid: int) -> None:
-    """Write ``--pid-file``, if it is asked for, whole or not at all."""
+def pid_file_of(words: Words) -> str:
+    """The absolute path of ``--pid-file``, which is the caller's: to be asked for before the working directory changes."""
     path = words.value("pid-file")
+    return os.path.abspath(path) if path else ""
+
+
+def write_pid_file(path: str, pid: int) -> None:
+    """Write a pid file, if there is to be one, whole or not at all."""
     if not path:
         return
     folder, _, name = path.rpartition("/")
-    fresh = f"{folder or '.'}/.{name}.{os.getpid()}"
+    fresh = f"{folder}/.{name}.{os.getpid()}"
     fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     os.write(fd, str(pid).encode())
     os.close(fd)

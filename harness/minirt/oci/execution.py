@@ -15,7 +15,7 @@ from harness.minirt.container.process import Capabilities, Process, User, parse_
 from harness.minirt.container.reader import Reader
 from harness.minirt.container.record import changed
 from harness.minirt.errors import CgroupError, ExecError, MinirtError, SpecError, UsageError, WrongState
-from harness.minirt.oci.creation import SECCOMP_CACHE, connect, read_rights, send_pidfd, write_pid_file
+from harness.minirt.oci.creation import SECCOMP_CACHE, connect, pid_file_of, read_rights, send_pidfd, write_pid_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def _start(context: Context, words: Words) -> tuple[Launched, Relay | None]:
         relay.open()
     if pidfd_socket is not None:
         send_pidfd(pidfd_socket, launched.pidfd)
-    write_pid_file(words, launched.pid)
+    write_pid_file(pid_file_of(words), launched.pid)
     return launched, relay
 
 
