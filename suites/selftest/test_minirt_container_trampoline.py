@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 
 from harness.clock import wait_until
-from harness.minirt.container.trampoline import CALLS_TO_WAIT, image, passes
+from harness.minirt.container.trampoline import CALLS_TO_WAIT, call_of, image, passes
 
 JUMP = """
 import os, sys
 from harness.minirt.container.trampoline import jump, open_trampoline
 report = os.dup2(int(sys.argv[1]), int(sys.argv[2]))
-jump(open_trampoline(), report, sys.argv[3], ["called", "one", "two words"], {"COLOUR": "blue"}, wait=sys.argv[4:] != [])
+jump(open_trampoline(), report, sys.argv[3], ["called", "one", "two words"], ["COLOUR=blue"], wait=sys.argv[4:] != [])
 """
 
 
@@ -45,6 +45,18 @@ def test_a_trampoline_executes_a_program(number: int, tmp_path: Path) -> None:
     done, told = jump(str(script), number)
     assert (done.stdout.strip().split("|")[1:], done.stderr) == (["one", "two words", "blue", "0"], "")
     assert told == b""
+
+
+def test_a_trampoline_takes_many_arguments() -> None:
+    report = os.dup(1)
+    for count in (253, 254, 255, 256, 5000):
+        code = JUMP.replace('["called", "one", "two words"]', f'["sh", "-c", "echo $#"] + ["x"] * {count}')
+        argv = [sys.executable, "-c", code, str(report), "10", "/bin/sh"]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=30, pass_fds=(report,))
+        assert done.stdout == f"{count - 1}\n", done.stderr
+    os.close(report)
+    with pytest.raises(OSError, match="Argument list too long"):
+        call_of(3, 255 * 255, wait=True)
 
 
 @pytest.mark.parametrize(("program", "error"), [("/not/there", 2), ("/etc/passwd", 13), ("/proc/self/mem", 13)])
@@ -80,8 +92,8 @@ def listener(tmp_path: Path) -> Iterator[socket.socket]:
 
 
 @contextlib.contextmanager
-def started(argv: list[str], listener: socket.socket) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, pass_fds=(listener.fileno(),)) as process:
+def started(argv: list[str], listener: socket.socket, **options: Any) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, pass_fds=(listener.fileno(),), **options) as process:
         try:
             yield process
         finally:
@@ -102,6 +114,7 @@ def test_a_trampoline_waits_until_somebody_says_start(listener: socket.socket, t
         wait_until(lambda: "memfd" in str(Path(f"/proc/{process.pid}/exe").readlink()), 20, "the trampoline")
         status = Path(f"/proc/{process.pid}/status").read_text()
         assert int(status.partition("VmRSS:")[2].split()[0]) < 200
+        assert b"echo" not in Path(f"/proc/{process.pid}/cmdline").read_bytes()  # it does not run yet
         for _ in range(3):
             connected(tmp_path).close()  # who says nothing has not started it
         with connected(tmp_path) as end:
@@ -119,43 +132,41 @@ def test_a_trampoline_that_waited_tells_its_starter(listener: socket.socket, tmp
         assert process.wait(20) == 127
 
 
-@pytest.mark.skipif(shutil.which("qemu-aarch64-static") is None, reason="qemu-user-static is not installed")
-def test_the_other_architecture_waits(listener: socket.socket, tmp_path: Path) -> None:
-    """Under emulation: it passes by who hangs up, and tells who says start of the error."""
+EMULATOR = shutil.which("qemu-aarch64-static")
+EMULATED = {"COLOUR": "blue", "put-away": "", "word": "=", "/not/there": "="}
+"""what gets the program ``/not/there==`` with one argument; qemu turns the order of an environment round"""
+
+
+@pytest.fixture
+def emulated(tmp_path: Path) -> list[str]:
     program = tmp_path / "trampoline"
     program.write_bytes(image("aarch64"))
     program.chmod(0o755)
-    high, low = divmod(listener.fileno(), 255)
-    qemu = [
-        "qemu-aarch64-static",
-        "-0",
-        os.fsdecode(bytes((low + 1, high + 1)) + b"w"),
-        str(program),
-        "/not/there",
-        "word",
-    ]
-    with started(qemu, listener) as process:
+    return [EMULATOR or "", str(program)]
+
+
+@pytest.mark.skipif(EMULATOR is None, reason="qemu-user-static is not installed")
+def test_the_other_architecture(emulated: list[str]) -> None:
+    """Under emulation: the error of an exec arrives."""
+    reading, writing = os.pipe()
+    argv = [*emulated, os.fsdecode(call_of(writing, 1, wait=False))]
+    status = subprocess.run(argv, pass_fds=(writing,), timeout=60, env=EMULATED).returncode
+    os.close(writing)
+    told = os.read(reading, 100)
+    os.close(reading)
+    assert (status, int.from_bytes(told, "little", signed=True)) == (127, -2)
+
+
+@pytest.mark.skipif(EMULATOR is None, reason="qemu-user-static is not installed")
+def test_the_other_architecture_waits(emulated: list[str], listener: socket.socket, tmp_path: Path) -> None:
+    """Under emulation: it passes by who hangs up, and tells who says start of the error."""
+    argv = [*emulated, os.fsdecode(call_of(listener.fileno(), 1, wait=True))]
+    with started(argv, listener, env=EMULATED) as process:
         connected(tmp_path).close()
         with connected(tmp_path) as end:
             end.send(b"start")
             assert int.from_bytes(end.recv(10), "little", signed=True) == -2
         assert process.wait(60) == 127
-
-
-@pytest.mark.skipif(shutil.which("qemu-aarch64-static") is None, reason="qemu-user-static is not installed")
-def test_the_other_architecture(tmp_path: Path) -> None:
-    """Under emulation: the error of an exec arrives."""
-    program = tmp_path / "trampoline"
-    program.write_bytes(image("aarch64"))
-    program.chmod(0o755)
-    reading, writing = os.pipe()
-    high, low = divmod(writing, 255)
-    qemu = ["qemu-aarch64-static", "-0", os.fsdecode(bytes((low + 1, high + 1))), str(program), "/not/there", "word"]
-    status = subprocess.run(qemu, pass_fds=(writing,), timeout=60).returncode
-    os.close(writing)
-    told = os.read(reading, 100)
-    os.close(reading)
-    assert (status, int.from_bytes(told, "little", signed=True)) == (127, -2)
 
 
 ALLOW, DENY = "SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO"

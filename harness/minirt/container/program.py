@@ -150,7 +150,6 @@ class Program(Record):
 
     def execute(self, stage: Stage) -> None:
         """Does not return. Raises `CommandError`."""
-        env = dict(entry.partition("=")[::2] for entry in stage.env)
         try:
             if stage.trampoline >= 0:
                 from harness.minirt.container.trampoline import jump
@@ -159,12 +158,19 @@ class Program(Record):
                     assert stage.gate is not None
                     stage.channel.send("ready")
                     try:
-                        jump(stage.trampoline, stage.gate.listener.fileno(), stage.program, self.args, env, wait=True)
+                        jump(
+                            stage.trampoline,
+                            stage.gate.listener.fileno(),
+                            stage.program,
+                            self.args,
+                            stage.env,
+                            wait=True,
+                        )
                     finally:  # whoever starts us is told why this could not be
                         stage.channel = stage.gate.await_start()
                 stage.channel.send("jump", self.args[0])
-                jump(stage.trampoline, stage.channel.fd, stage.program, self.args, env)
-            os.execve(stage.program, self.args, env)
+                jump(stage.trampoline, stage.channel.fd, stage.program, self.args, stage.env)
+            os.execve(stage.program, self.args, dict(entry.partition("=")[::2] for entry in stage.env))
         except OSError as error:
             number = error.errno or 0
             raise CommandError(self.args[0], number, os.strerror(number).lower()) from None

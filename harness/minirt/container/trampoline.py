@@ -5,10 +5,12 @@ process was started from. Were that the runtime's, it would be there to be overw
 (CVE-2019-5736), and no look at what is to be executed helps: it may be another file by the time the kernel looks. So the last
 call is made by a process that was started from the trampoline, which is a sealed file in memory and nobody's loss.
 
-It is called with two bytes that tell a descriptor, the program's path, and the program's arguments and environment. It has the
-descriptor closed by a successful execve(2), else writes the error there and exits with 127. With a third byte the descriptor
-is the listener of a gate: the trampoline waits until somebody connects and says something, and the connection is what it
-writes an error to. So a container that is created and not started costs a page or two, and starts at once.
+It is called with a word that tells a descriptor and the number of the program's arguments. Its own environment is the
+program's path, its arguments, a word to be put away, and the program's environment: so nobody who looks at the command lines
+of processes takes what waits for what runs. It has the descriptor closed by a successful execve(2), else writes the error
+there and exits with 127. With one more byte in the word the descriptor is the listener of a gate: the trampoline waits until
+somebody connects and says something, and the connection is what it writes an error to. So a container that is created and
+not started costs a page or two, and starts at once.
 
 It needs fcntl(2), execve(2), write(2) and, to be executed itself, execveat(2), and to wait also accept4(2), read(2) and
 close(2): `passes` says whether a seccomp profile lets that through.
@@ -20,6 +22,7 @@ import fcntl
 from _struct import pack  # type: ignore[import-not-found,unused-ignore]
 
 from harness.linux import lean as os
+from harness.linux import syscalls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,21 +40,28 @@ _SEALS = 0x000F
 _CLONE_NEWPID = 0x20000000
 
 _X86_64 = """
-488b7c2408    mov   rdi, [rsp+8]            argv[0]: byte 0 + 255 * byte 1 - 256 is the descriptor
+48833c2402    cmp   qword [rsp], 2          (as somebody's interpreter it is called with other words: it ends)
+0f85bd000000  jne   exit
+488b7c2410    mov   rdi, [rsp+16]           argv[1]: byte 0 + 255 * byte 1 - 256 is the descriptor,
 0fb607        movzx eax, byte [rdi]
 0fb65f01      movzx ebx, byte [rdi+1]
 69dbff000000  imul  ebx, ebx, 255
 8d9c0300ffffff lea  ebx, [rbx+rax-256]
-0fb66f02      movzx ebp, byte [rdi+2]       byte 2: whether it is a listener
+0fb64702      movzx eax, byte [rdi+2]       bytes 2 and 3 the number of arguments, likewise
+0fb66f03      movzx ebp, byte [rdi+3]
+69edff000000  imul  ebp, ebp, 255
+8dac0500ffffff lea  ebp, [rbp+rax-256]
+440fb66704    movzx r12d, byte [rdi+4]      byte 4 whether it is a listener
 89df          mov   edi, ebx                fcntl(descriptor, F_SETFD, FD_CLOEXEC)
 be02000000    mov   esi, 2
 ba01000000    mov   edx, 1
 b848000000    mov   eax, 72
 0f05          syscall
-85c0          test  eax, eax                (as somebody's interpreter it is called with other words: it ends)
-786a          js    exit
-85ed          test  ebp, ebp
-743a          jz    go
+85c0          test  eax, eax
+7873          js    exit
+48c744ec2800000000 mov qword [rsp+rbp*8+40], 0  the end of the arguments
+4585e4        test  r12d, r12d
+743d          jz    go
 89df          mov   edi, ebx                wait: accept4(listener, NULL, NULL, SOCK_CLOEXEC)
 31f6          xor   esi, esi
 31d2          xor   edx, edx
@@ -59,24 +69,23 @@ b848000000    mov   eax, 72
 b820010000    mov   eax, 288
 0f05          syscall
 85c0          test  eax, eax
-784f          js    exit
-89c5          mov   ebp, eax                read(connection, stack - 64, 16)
+784e          js    exit
+4189c4        mov   r12d, eax               read(connection, stack - 64, 16)
 89c7          mov   edi, eax
 488d7424c0    lea   rsi, [rsp-64]
 ba10000000    mov   edx, 16
 31c0          xor   eax, eax
 0f05          syscall
 85c0          test  eax, eax
-7f0b          jg    start
-89ef          mov   edi, ebp                close(connection): whoever it was has hung up
+7f0c          jg    start
+4489e7        mov   edi, r12d               close(connection): whoever it was has hung up
 b803000000    mov   eax, 3
 0f05          syscall
-ebc8          jmp   wait
-89eb          mov   ebx, ebp                start: errors go to the connection
-488b7c2410    mov   rdi, [rsp+16]           go: execve(argv[1], &argv[2], environment)
-488d742418    lea   rsi, [rsp+24]
-488b0424      mov   rax, [rsp]
-488d54c410    lea   rdx, [rsp+rax*8+16]
+ebc6          jmp   wait
+4489e3        mov   ebx, r12d               start: errors go to the connection
+488b7c2420    mov   rdi, [rsp+32]           go: execve(path, arguments, environment)
+488d742428    lea   rsi, [rsp+40]
+488d54ec30    lea   rdx, [rsp+rbp*8+48]
 b83b000000    mov   eax, 59
 0f05          syscall
 50            push  rax                     write(descriptor, &error, 4)
@@ -90,19 +99,28 @@ b8e7000000    mov   eax, 231
 0f05          syscall
 """
 _AARCH64 = """
-e00740f9      ldr   x0, [sp, #8]            argv[0]
+e00340f9      ldr   x0, [sp]
+1f0800f1      cmp   x0, #2
+61060054      b.ne  exit
+e00b40f9      ldr   x0, [sp, #16]           argv[1]
+e31f8052      mov   w3, #255
 01004039      ldrb  w1, [x0]
 02044039      ldrb  w2, [x0, #1]
-14084039      ldrb  w20, [x0, #2]
-e31f8052      mov   w3, #255
 5304031b      madd  w19, w2, w3, w1
 73020451      sub   w19, w19, #256
+01084039      ldrb  w1, [x0, #2]
+020c4039      ldrb  w2, [x0, #3]
+5504031b      madd  w21, w2, w3, w1
+b5020451      sub   w21, w21, #256
+14104039      ldrb  w20, [x0, #4]
 e003132a      mov   w0, w19                 fcntl
 410080d2      mov   x1, #2
 220080d2      mov   x2, #1
 280380d2      mov   x8, #25
 010000d4      svc   #0
 4004f837      tbnz  w0, #31, exit
+f56f358b      add   x21, sp, x21, lsl #3    the end of the arguments
+bf1600f9      str   xzr, [x21, #40]
 94020034      cbz   w20, go
 e003132a      mov   w0, w19                 wait: accept4
 010080d2      mov   x1, #0
@@ -110,7 +128,7 @@ e003132a      mov   w0, w19                 wait: accept4
 0301a0d2      mov   x3, #0x80000
 481e80d2      mov   x8, #242
 010000d4      svc   #0
-4003f837      tbnz  w0, #31, exit
+0003f837      tbnz  w0, #31, exit
 f403002a      mov   w20, w0                 read
 e10301d1      sub   x1, sp, #64
 020280d2      mov   x2, #16
@@ -123,11 +141,9 @@ e003142a      mov   w0, w20                 close
 010000d4      svc   #0
 efffff17      b     wait
 f303142a      mov   w19, w20                start:
-e00b40f9      ldr   x0, [sp, #16]           go: execve
-e1630091      add   x1, sp, #24
-e30340f9      ldr   x3, [sp]
-e26f238b      add   x2, sp, x3, lsl #3
-42400091      add   x2, x2, #16
+e01340f9      ldr   x0, [sp, #32]           go: execve
+e1a30091      add   x1, sp, #40
+a2c20091      add   x2, x21, #48
 a81b80d2      mov   x8, #221
 010000d4      svc   #0
 e00f1ff8      str   x0, [sp, #-16]!         write
@@ -208,7 +224,7 @@ def passes(profile: dict[str, Any], calls: Sequence[str] = _CALLS) -> bool:
 
 
 def jump(
-    trampoline: int, report: int, program: str, args: Sequence[str], env: dict[str, str], wait: bool = False
+    trampoline: int, report: int, program: str, args: Sequence[str], env: Sequence[str], wait: bool = False
 ) -> None:
     """Execute the program by way of the trampoline; what the program's own exec fails of is written to `report`.
 
@@ -216,6 +232,12 @@ def jump(
     Does not return. Raises `OSError` for what the trampoline's exec fails of, and `ValueError`.
     """
     fcntl.fcntl(report, fcntl.F_SETFD, 0)
-    high, low = divmod(report, 255)
-    words: list[bytes | str] = [bytes((low + 1, high + 1)) + b"w" * wait, program, *args]
-    os.execve(trampoline, words, env)
+    syscalls.fexecve(trampoline, ["minirt", call_of(report, len(args), wait)], [program, *args, "", *env])
+
+
+def call_of(report: int, count: int, wait: bool) -> bytes:
+    """The word that a trampoline is called with. Raises `OSError` for more arguments than it can tell of."""
+    if count >= 255 * 255:
+        raise OSError(7, os.strerror(7))
+    digits = (*divmod(report, 255)[::-1], *divmod(count, 255)[::-1])
+    return bytes([digit + 1 for digit in digits]) + b"w" * wait
