@@ -12,10 +12,6 @@ from __future__ import annotations
 from harness.linux import foreign as ctypes
 from harness.linux import lean as os
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 CLONE_NEWTIME = 0x00000080
 CLONE_PIDFD = 0x00001000
 CLONE_PARENT = 0x00008000
@@ -547,21 +543,6 @@ def setrlimit(resource: int, soft: int, hard: int) -> None:
     limits = (ctypes.c_uint64 * 2)(min(soft, _RLIM_INFINITY), min(hard, _RLIM_INFINITY))
     if _libc.prlimit64(ctypes.c_int(0), ctypes.c_int(resource), ctypes.byref(limits), None) < 0:
         raise _failure()
-
-
-def fexecve(fd: int, argv: Sequence[str | bytes], environment: Sequence[str]) -> None:
-    """Execute what a descriptor leads to. Unlike `os.execve` takes any words for an environment; does not return.
-
-    Raises `ValueError` for a word with a NUL in it.
-    """
-    tables = []
-    for words in (argv, environment):
-        raw = [os.fsencode(word) for word in words]
-        if any(b"\0" in word for word in raw):
-            raise ValueError("embedded null byte")
-        tables.append((ctypes.c_char_p * (len(raw) + 1))(*raw, None))
-    _libc.fexecve(ctypes.c_int(fd), *tables)
-    raise _failure()
 
 
 def reset_signals() -> None:

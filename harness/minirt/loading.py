@@ -8,12 +8,28 @@ bytecode, a pack, written by the first command that may write there (`load`, `re
 pass by all that an import statement does for a module that is new, halves the time once more. Whatever is not as simple as
 that is left to Python's own way, which writes the bytecode as well.
 
-The launcher executes this before there is any module: nothing but what is part of the interpreter may be imported.
+The launcher executes the bytecode of this before there is any module: nothing but what is part of the interpreter may be
+imported.
 """
 
 import sys
 from marshal import dumps, loads
-from posix import O_CLOEXEC, O_CREAT, O_EXCL, O_RDONLY, O_WRONLY, close, getpid, open, read, rename, stat, unlink, write
+from posix import (
+    O_CLOEXEC,
+    O_CREAT,
+    O_EXCL,
+    O_RDONLY,
+    O_WRONLY,
+    close,
+    getpid,
+    open,
+    read,
+    rename,
+    stat,
+    unlink,
+    utime,
+    write,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -157,17 +173,27 @@ def remember() -> None:
         _finder.remember()
 
 
-def shorten(place: str, check: bool = True) -> None:
-    """Take the short way from now on, with the package that is in the folder `place`; `check` whether this is its newest."""
+def begin() -> None:
+    """Run the command line of this process, with the package that this module is in. Does not return."""
     global _finder
+    file = sys.modules[__name__].__file__ or ""
+    if __name__ == "__main__":
+        # The launcher had the interpreter execute <place>/harness/minirt/__pycache__/loading.cpython-311.pyc.
+        place = file.rsplit("/", 4)[0]
+        sys.path.append(place)
+        sys.modules["harness.minirt.loading"] = sys.modules[__name__]
+    else:
+        place = file.rsplit("/", 3)[0]
+        # An older one than the interpreter is none to the launcher, and this is as good as new.
+        try:
+            utime(f"{file.rpartition('/')[0]}/__pycache__/loading.{_TAG}.pyc")
+        except OSError:
+            pass
     _finder = Finder(place, "harness")
-    if check and _finder.find(__name__) is None:
-        # What the launcher executes is older than its source, of which this has the bytecode made.
-        del sys.modules[__name__]
-        __import__(__name__)
-        sys.modules[__name__].shorten(place, check=False)
-        return
     sys.meta_path.insert(0, _finder)
+    from harness.minirt.__main__ import main
+
+    sys.exit(main())
 
 
 def _read(path: str) -> bytes:
@@ -193,3 +219,7 @@ def _stamp(source: str) -> bytes:
     found = stat(source)
     modified, size = int(found.st_mtime) & 0xFFFFFFFF, found.st_size & 0xFFFFFFFF
     return _MAGIC + modified.to_bytes(4, "little") + size.to_bytes(4, "little")
+
+
+if __name__ == "__main__":
+    begin()

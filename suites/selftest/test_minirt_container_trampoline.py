@@ -15,13 +15,14 @@ from typing import Any
 import pytest
 
 from harness.clock import wait_until
-from harness.minirt.container.trampoline import CALLS_TO_WAIT, call_of, image, passes
+from harness.minirt.container.trampoline import CALLS_TO_WAIT, Jump, image, passes
 
 JUMP = """
 import os, sys
-from harness.minirt.container.trampoline import jump, open_trampoline
+from harness.minirt.container.trampoline import Jump, execute, open_trampoline
 report = os.dup2(int(sys.argv[1]), int(sys.argv[2]))
-jump(open_trampoline(), report, sys.argv[3], ["called", "one", "two words"], ["COLOUR=blue"], wait=sys.argv[4:] != [])
+jump = Jump(sys.argv[3], ("called", "one", "two words"), ("COLOUR=blue",), sys.argv[4:] != [])
+execute(open_trampoline(report, jump), report)
 """
 
 
@@ -50,13 +51,13 @@ def test_a_trampoline_executes_a_program(number: int, tmp_path: Path) -> None:
 def test_a_trampoline_takes_many_arguments() -> None:
     report = os.dup(1)
     for count in (253, 254, 255, 256, 5000):
-        code = JUMP.replace('["called", "one", "two words"]', f'["sh", "-c", "echo $#"] + ["x"] * {count}')
+        code = JUMP.replace('("called", "one", "two words")', f'("sh", "-c", "echo $#", *["x"] * {count})')
         argv = [sys.executable, "-c", code, str(report), "10", "/bin/sh"]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=30, pass_fds=(report,))
         assert done.stdout == f"{count - 1}\n", done.stderr
     os.close(report)
-    with pytest.raises(OSError, match="Argument list too long"):
-        call_of(3, 255 * 255, wait=True)
+    with pytest.raises(ValueError, match="null byte"):
+        image("x86_64", 3, Jump("/bin/sh", ("sh", "a\0b"), (), wait=False))
 
 
 @pytest.mark.parametrize(("program", "error"), [("/not/there", 2), ("/etc/passwd", 13), ("/proc/self/mem", 13)])
@@ -78,7 +79,7 @@ def test_what_a_program_calls_itself_is_not_the_runtime(tmp_path: Path) -> None:
 
 def test_a_trampoline_is_sealed() -> None:
     """Nobody can write to it, however it is got hold of."""
-    code = "import os, sys; from harness.minirt.container.trampoline import open_trampoline as o; fd = o(); os.pwrite(fd, b'x', 0)"
+    code = "import os, sys; from harness.minirt.container.trampoline import Jump, open_trampoline as o; fd = o(9, Jump('/x', (), (), False)); os.pwrite(fd, b'x', 0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
     assert "PermissionError" in done.stderr
 
@@ -115,6 +116,7 @@ def test_a_trampoline_waits_until_somebody_says_start(listener: socket.socket, t
         status = Path(f"/proc/{process.pid}/status").read_text()
         assert int(status.partition("VmRSS:")[2].split()[0]) < 200
         assert b"echo" not in Path(f"/proc/{process.pid}/cmdline").read_bytes()  # it does not run yet
+        assert Path(f"/proc/{process.pid}/environ").read_bytes() == b""
         for _ in range(3):
             connected(tmp_path).close()  # who says nothing has not started it
         with connected(tmp_path) as end:
@@ -133,24 +135,20 @@ def test_a_trampoline_that_waited_tells_its_starter(listener: socket.socket, tmp
 
 
 EMULATOR = shutil.which("qemu-aarch64-static")
-EMULATED = {"COLOUR": "blue", "put-away": "", "word": "=", "/not/there": "="}
-"""what gets the program ``/not/there==`` with one argument; qemu turns the order of an environment round"""
 
 
-@pytest.fixture
-def emulated(tmp_path: Path) -> list[str]:
+def emulated(tmp_path: Path, report: int, wait: bool) -> list[str]:
     program = tmp_path / "trampoline"
-    program.write_bytes(image("aarch64"))
+    program.write_bytes(image("aarch64", report, Jump("/not/there", ("word",), ("COLOUR=blue",), wait)))
     program.chmod(0o755)
     return [EMULATOR or "", str(program)]
 
 
 @pytest.mark.skipif(EMULATOR is None, reason="qemu-user-static is not installed")
-def test_the_other_architecture(emulated: list[str]) -> None:
+def test_the_other_architecture(tmp_path: Path) -> None:
     """Under emulation: the error of an exec arrives."""
     reading, writing = os.pipe()
-    argv = [*emulated, os.fsdecode(call_of(writing, 1, wait=False))]
-    status = subprocess.run(argv, pass_fds=(writing,), timeout=60, env=EMULATED).returncode
+    status = subprocess.run(emulated(tmp_path, writing, wait=False), pass_fds=(writing,), timeout=60).returncode
     os.close(writing)
     told = os.read(reading, 100)
     os.close(reading)
@@ -158,10 +156,23 @@ def test_the_other_architecture(emulated: list[str]) -> None:
 
 
 @pytest.mark.skipif(EMULATOR is None, reason="qemu-user-static is not installed")
-def test_the_other_architecture_waits(emulated: list[str], listener: socket.socket, tmp_path: Path) -> None:
+def test_the_other_architecture_executes(tmp_path: Path) -> None:
+    """Under emulation, which hands the exec to the machine: path, arguments and environment are where they should be."""
+    program = tmp_path / "trampoline"
+    report = os.dup(1)
+    jump = Jump("/bin/sh", ("sh", "-c", 'echo "$COLOUR $1"', "-", "one"), ("COLOUR=blue",), wait=False)
+    program.write_bytes(image("aarch64", report, jump))
+    program.chmod(0o755)
+    argv = [EMULATOR or "", str(program)]
+    done = subprocess.run(argv, capture_output=True, text=True, pass_fds=(report,), timeout=60)
+    os.close(report)
+    assert done.stdout == "blue one\n"
+
+
+@pytest.mark.skipif(EMULATOR is None, reason="qemu-user-static is not installed")
+def test_the_other_architecture_waits(listener: socket.socket, tmp_path: Path) -> None:
     """Under emulation: it passes by who hangs up, and tells who says start of the error."""
-    argv = [*emulated, os.fsdecode(call_of(listener.fileno(), 1, wait=True))]
-    with started(argv, listener, env=EMULATED) as process:
+    with started(emulated(tmp_path, listener.fileno(), wait=True), listener) as process:
         connected(tmp_path).close()
         with connected(tmp_path) as end:
             end.send(b"start")

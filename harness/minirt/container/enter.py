@@ -12,7 +12,7 @@ from harness.minirt.container.launch import Birth, Launched, give_birth
 from harness.minirt.container.operations import Operation, Stage
 from harness.minirt.container.plan import memory_step, privilege_step, process_steps, scheduling_is_wanted
 from harness.minirt.container.process import RLIMITS
-from harness.minirt.container.program import Program
+from harness.minirt.container.program import Leave, Program
 from harness.minirt.container.reader import Reader
 from harness.minirt.container.spec import PERSONALITIES, SPEC_VERSION
 from harness.minirt.errors import step_error
@@ -113,7 +113,7 @@ def enter(
         joins["process"] = pidfd
         birth = Birth(
             flags=0,
-            operations=(*steps, privilege_step(process, seccomp_filter)),
+            operations=(*steps, Leave(process.args), privilege_step(process, seccomp_filter)),
             program=Program(process.args),
             cgroup_folder=cgroup.folders.get("", "") if cgroup.version == 2 else "",
             joins=joins,

@@ -66,15 +66,15 @@ def launch(
     stderr: int,
     gate: Gate | None = None,
     console: int = -1,
-    trampoline: int = -1,
     jumps: bool = False,
+    waits: bool = False,
     born: Callable[[int], None] | None = None,
 ) -> Launched:
     """Make the container's cgroup and start its first process with the three descriptors as its stdio.
 
     With a `gate` the process is set up and waits there, else it has executed its program when this returns. `console` is a
-    connected socket, to which the terminal of a plan that has one is sent. `trampoline`, if any, executes the program, and with
-    `jumps` also waits at the gate. `born` is called with the pid as soon as there is one, while the child sets itself up.
+    connected socket, to which the terminal of a plan that has one is sent. With `jumps` a trampoline executes the
+    program, and with `waits` it also waits at the gate. `born` is called with the pid as soon as there is one, while the child sets itself up.
     Hooks that belong to the runtime's side run at their moments. Raises `MinirtError`; then there is neither a process nor a cgroup.
     """
     joins: dict[str, int] = {}
@@ -84,7 +84,7 @@ def launch(
                 joins[kind] = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             except OSError as error:
                 raise step_error(f"open the {kind} namespace", error) from None
-        gated = () if gate is None or jumps else (AwaitStart(),)
+        gated = () if gate is None or waits else (AwaitStart(),)
         birth = Birth(
             flags=plan.clone_flags,
             operations=(*plan.setup, *gated, *plan.finish),
@@ -108,8 +108,8 @@ def launch(
                 stdio=(stdin, stdout, stderr),
                 gate=gate,
                 console=console,
-                trampoline=trampoline,
                 jumps=jumps,
+                waits=waits,
                 born=born,
                 answers=lambda pid: {
                     "mounted": lambda _: mounted.append(_number_of_root(plan)),
@@ -147,8 +147,8 @@ def give_birth(
     stdio: tuple[int, int, int],
     gate: Gate | None,
     console: int,
-    trampoline: int = -1,
     jumps: bool = False,
+    waits: bool = False,
     born: Callable[[int], None] | None = None,
     answers: Callable[[int], dict[str, Callable[[Any], None]]],
 ) -> Launched:
@@ -158,7 +158,7 @@ def give_birth(
     if "pid" in birth.joins and not birth.foyer and in_user_namespace():
         # From there we could not get back to the pid namespace that we are in, for that belongs to the machine.
         birth = changed(birth, foyer=(JoinNamespaces(("pid",)),))
-    stage = Stage(theirs, birth.joins, console, gate, trampoline, jumps)
+    stage = Stage(theirs, birth.joins, console, gate, jumps, waits)
     try:
         if birth.cgroup_folder:
             cgroup_fd = os.open(birth.cgroup_folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -235,7 +235,7 @@ def _be_child(birth: Birth, stage: Stage, stdio: tuple[int, int, int]) -> None:
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
         os.setsid()
         os.umask(0)
-        keep = {stage.channel.fd, stage.proc, console, stage.trampoline, *birth.joins.values(), *stage.trees.values()}
+        keep = {stage.channel.fd, stage.proc, console, *birth.joins.values(), *stage.trees.values()}
         if gate is not None:
             keep |= gate.fds()
         stage.first_free = 3 + birth.preserved_fds

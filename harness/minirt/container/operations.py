@@ -31,8 +31,8 @@ class Stage:
 
     `trees`: detached mounts that were prepared for it, by the key that their steps know. `mounts`: descriptors of mounts
     to which later steps come back, by their place in the container. `arrived`: whether the process is in its working
-    directory. `trampoline`: descriptor of what executes the program (`harness.minirt.container.trampoline`), -1: nothing does.
-    `jumps`: whether it also waits at the gate. `first_free`: the first descriptor that the program is not to have.
+    directory. `jumps`: whether a trampoline executes the program (`harness.minirt.container.trampoline`), `waits`: whether it
+    also waits at the gate; `trampoline`: its descriptor, once there is one. `first_free`: the first descriptor that the program is not to have.
     """
 
     __slots__ = (
@@ -52,6 +52,7 @@ class Stage:
         "root",
         "trampoline",
         "trees",
+        "waits",
     )
 
     def __init__(
@@ -60,15 +61,15 @@ class Stage:
         joins: dict[str, int],
         console: int,
         gate: Gate | None,
-        trampoline: int = -1,
         jumps: bool = False,
+        waits: bool = False,
     ) -> None:
         self.channel = channel
         self.joins = joins
         self.console = console
         self.gate = gate
-        self.trampoline = trampoline
-        self.jumps = jumps
+        self.trampoline = -1
+        self.jumps, self.waits = jumps, waits
         self.first_free = 3
         self.root = -1
         self._top = ""
@@ -509,11 +510,6 @@ class SetPrivileges(Operation):
         return "set capabilities and seccomp"
 
     def perform(self, stage: Stage) -> None:
-        # Close-on-exec is too late: the program's own path may go through one (/proc/self/fd/N). Here, because from the
-        # filter on nothing is sure but what it takes to execute.
-        gate = set() if stage.gate is None else stage.gate.fds()
-        stage.close_others({stage.channel.fd, stage.trampoline, *gate})
-        syscalls.reset_signals()
         admin = 1 << capabilities.BITS["CAP_SYS_ADMIN"]
         if self.effective is not None:
             # The filter needs either no_new_privs or CAP_SYS_ADMIN, so that one is let go of last.

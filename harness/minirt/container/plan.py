@@ -165,12 +165,9 @@ def make_plan(
         setup += process_steps(process, in_user_namespace, spec.personality)
         if spec.memory_policy is not None:
             setup.append(memory_step(spec.memory_policy))
-        privileges = privilege_step(process, profile)
-        if profile is not None and profile.listener is not None:
-            # Whether the listener takes the descriptor is part of the creation.
-            setup.append(privileges)
-        else:
-            finish.append(privileges)
+        privileges = program.Leave(process.args), privilege_step(process, profile)
+        # Whether a filter's listener takes the descriptor is part of the creation.
+        (setup if profile is not None and profile.listener is not None else finish).extend(privileges)
         if spec.hooks.get("startContainer"):
             state = state_text(spec.version, id, "created", bundle, spec.annotations)
             # Their programs are the image's: they get no rights that the container's process does not have.

@@ -97,6 +97,38 @@ class FindProgram(Operation):
         stage.program = find_program(self.command, path)
 
 
+class Leave(Operation):
+    """Close and undo what is the runtime's, and make the trampoline if there is to be one.
+
+    Close-on-exec would be too late: the program's own path may go through a descriptor (/proc/self/fd/N). To be done before
+    the filter is loaded, from which on nothing is sure but what it takes to execute.
+    """
+
+    args: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        return "leave the runtime"
+
+    def perform(self, stage: Stage) -> None:
+        gate = set() if stage.gate is None else stage.gate.fds()
+        stage.close_others({stage.channel.fd, *gate})
+        syscalls.reset_signals()
+        if stage.jumps:
+            from harness.minirt.container.trampoline import Jump, open_trampoline
+
+            jump = Jump(stage.program, self.args, tuple(stage.env), stage.waits)
+            stage.trampoline = open_trampoline(_reported(stage), jump)
+
+
+def _reported(stage: Stage) -> int:
+    """What a trampoline reports to, or waits at."""
+    if not stage.waits:
+        return stage.channel.fd
+    assert stage.gate is not None
+    return stage.gate.listener.fileno()
+
+
 class AwaitStart(Operation):
     """Say that all is ready, and wait at the gate until somebody says start."""
 
@@ -152,24 +184,14 @@ class Program(Record):
         """Does not return. Raises `CommandError`."""
         try:
             if stage.trampoline >= 0:
-                from harness.minirt.container.trampoline import jump
+                from harness.minirt.container.trampoline import execute
 
-                if stage.jumps:
-                    assert stage.gate is not None
-                    stage.channel.send("ready")
-                    try:
-                        jump(
-                            stage.trampoline,
-                            stage.gate.listener.fileno(),
-                            stage.program,
-                            self.args,
-                            stage.env,
-                            wait=True,
-                        )
-                    finally:  # whoever starts us is told why this could not be
+                stage.channel.send(*(("ready",) if stage.waits else ("jump", self.args[0])))
+                try:
+                    execute(stage.trampoline, _reported(stage))
+                finally:
+                    if stage.waits and stage.gate is not None:  # whoever starts us is told why this could not be
                         stage.channel = stage.gate.await_start()
-                stage.channel.send("jump", self.args[0])
-                jump(stage.trampoline, stage.channel.fd, stage.program, self.args, stage.env)
             os.execve(stage.program, self.args, dict(entry.partition("=")[::2] for entry in stage.env))
         except OSError as error:
             number = error.errno or 0

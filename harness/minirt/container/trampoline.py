@@ -1,16 +1,15 @@
-"""The trampoline: a program of 300 bytes between ours and a container's, so that the container's cannot get hold of ours.
+"""The trampoline: a program of some hundred bytes between ours and a container's, so that the container's cannot get hold of ours.
 
 Whoever says that ``/proc/self/exe`` is the program to execute (or its interpreter, by ``#!``) means the file that the calling
 process was started from. Were that the runtime's, it would be there to be overwritten by the container a moment later
 (CVE-2019-5736), and no look at what is to be executed helps: it may be another file by the time the kernel looks. So the last
 call is made by a process that was started from the trampoline, which is a sealed file in memory and nobody's loss.
 
-It is called with a word that tells a descriptor and the number of the program's arguments. Its own environment is the
-program's path, its arguments, a word to be put away, and the program's environment: so nobody who looks at the command lines
-of processes takes what waits for what runs. It has the descriptor closed by a successful execve(2), else writes the error
-there and exits with 127. With one more byte in the word the descriptor is the listener of a gate: the trampoline waits until
-somebody connects and says something, and the connection is what it writes an error to. So a container that is created and
-not started costs a page or two, and starts at once.
+A trampoline is made for one exec: what is to be executed, with its arguments and environment, is part of it, so that nobody
+who looks at the command lines and environments of processes takes what waits for what runs. It knows a descriptor, which it has
+closed by a successful execve(2); else it writes the error there and exits with 127. That descriptor may be the listener of a
+gate: then it waits until somebody connects and says something, and writes an error to the connection. So a container that is
+created and not started costs a page or two, and starts at once.
 
 It needs fcntl(2), execve(2), write(2) and, to be executed itself, execveat(2), and to wait also accept4(2), read(2) and
 close(2): `passes` says whether a seccomp profile lets that through.
@@ -22,7 +21,7 @@ import fcntl
 from _struct import pack  # type: ignore[import-not-found,unused-ignore]
 
 from harness.linux import lean as os
-from harness.linux import syscalls
+from harness.minirt.container.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,30 +37,20 @@ _MFD_EXEC = 0x10
 _SEALS = 0x000F
 """F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_WRITE"""
 _CLONE_NEWPID = 0x20000000
+_MACHINE = os.uname().machine
+"""asked for here, since a child with another personality is told something else"""
 
 _X86_64 = """
-48833c2402    cmp   qword [rsp], 2          (as somebody's interpreter it is called with other words: it ends)
-0f85bd000000  jne   exit
-488b7c2410    mov   rdi, [rsp+16]           argv[1]: byte 0 + 255 * byte 1 - 256 is the descriptor,
-0fb607        movzx eax, byte [rdi]
-0fb65f01      movzx ebx, byte [rdi+1]
-69dbff000000  imul  ebx, ebx, 255
-8d9c0300ffffff lea  ebx, [rbx+rax-256]
-0fb64702      movzx eax, byte [rdi+2]       bytes 2 and 3 the number of arguments, likewise
-0fb66f03      movzx ebp, byte [rdi+3]
-69edff000000  imul  ebp, ebp, 255
-8dac0500ffffff lea  ebp, [rbp+rax-256]
-440fb66704    movzx r12d, byte [rdi+4]      byte 4 whether it is a listener
-89df          mov   edi, ebx                fcntl(descriptor, F_SETFD, FD_CLOEXEC)
+8b1d9a000000  mov   ebx, [pool]             fcntl(descriptor, F_SETFD, FD_CLOEXEC)
+89df          mov   edi, ebx
 be02000000    mov   esi, 2
 ba01000000    mov   edx, 1
 b848000000    mov   eax, 72
 0f05          syscall
-85c0          test  eax, eax
-7873          js    exit
-48c744ec2800000000 mov qword [rsp+rbp*8+40], 0  the end of the arguments
-4585e4        test  r12d, r12d
-743d          jz    go
+85c0          test  eax, eax                (executed by anybody else it has no such descriptor, and ends)
+7871          js    exit
+833d8000000000 cmp  dword [pool+4], 0       whether it is a listener
+743a          je    go
 89df          mov   edi, ebx                wait: accept4(listener, NULL, NULL, SOCK_CLOEXEC)
 31f6          xor   esi, esi
 31d2          xor   edx, edx
@@ -69,23 +58,23 @@ b848000000    mov   eax, 72
 b820010000    mov   eax, 288
 0f05          syscall
 85c0          test  eax, eax
-784e          js    exit
-4189c4        mov   r12d, eax               read(connection, stack - 64, 16)
+7851          js    exit
+89c5          mov   ebp, eax                read(connection, stack - 64, 16)
 89c7          mov   edi, eax
 488d7424c0    lea   rsi, [rsp-64]
 ba10000000    mov   edx, 16
 31c0          xor   eax, eax
 0f05          syscall
 85c0          test  eax, eax
-7f0c          jg    start
-4489e7        mov   edi, r12d               close(connection): whoever it was has hung up
+7f0b          jg    start
+89ef          mov   edi, ebp                close(connection): whoever it was has hung up
 b803000000    mov   eax, 3
 0f05          syscall
-ebc6          jmp   wait
-4489e3        mov   ebx, r12d               start: errors go to the connection
-488b7c2420    mov   rdi, [rsp+32]           go: execve(path, arguments, environment)
-488d742428    lea   rsi, [rsp+40]
-488d54ec30    lea   rdx, [rsp+rbp*8+48]
+ebc8          jmp   wait
+89eb          mov   ebx, ebp                start: errors go to the connection
+488b3d41000000 mov  rdi, [pool+8]           go: execve(path, arguments, environment)
+488b3542000000 mov  rsi, [pool+16]
+488b1543000000 mov  rdx, [pool+24]
 b83b000000    mov   eax, 59
 0f05          syscall
 50            push  rax                     write(descriptor, &error, 4)
@@ -97,30 +86,17 @@ b801000000    mov   eax, 1
 bf7f000000    mov   edi, 127                exit: exit_group(127)
 b8e7000000    mov   eax, 231
 0f05          syscall
+660f1f440000  nop
 """
 _AARCH64 = """
-e00340f9      ldr   x0, [sp]
-1f0800f1      cmp   x0, #2
-61060054      b.ne  exit
-e00b40f9      ldr   x0, [sp, #16]           argv[1]
-e31f8052      mov   w3, #255
-01004039      ldrb  w1, [x0]
-02044039      ldrb  w2, [x0, #1]
-5304031b      madd  w19, w2, w3, w1
-73020451      sub   w19, w19, #256
-01084039      ldrb  w1, [x0, #2]
-020c4039      ldrb  w2, [x0, #3]
-5504031b      madd  w21, w2, w3, w1
-b5020451      sub   w21, w21, #256
-14104039      ldrb  w20, [x0, #4]
-e003132a      mov   w0, w19                 fcntl
+53050018      ldr   w19, pool               fcntl
+e003132a      mov   w0, w19
 410080d2      mov   x1, #2
 220080d2      mov   x2, #1
 280380d2      mov   x8, #25
 010000d4      svc   #0
-4004f837      tbnz  w0, #31, exit
-f56f358b      add   x21, sp, x21, lsl #3    the end of the arguments
-bf1600f9      str   xzr, [x21, #40]
+2004f837      tbnz  w0, #31, exit
+94040018      ldr   w20, pool+4
 94020034      cbz   w20, go
 e003132a      mov   w0, w19                 wait: accept4
 010080d2      mov   x1, #0
@@ -141,9 +117,9 @@ e003142a      mov   w0, w20                 close
 010000d4      svc   #0
 efffff17      b     wait
 f303142a      mov   w19, w20                start:
-e01340f9      ldr   x0, [sp, #32]           go: execve
-e1a30091      add   x1, sp, #40
-a2c20091      add   x2, x21, #48
+00020058      ldr   x0, pool+8              go: execve
+21020058      ldr   x1, pool+16
+42020058      ldr   x2, pool+24
 a81b80d2      mov   x8, #221
 010000d4      svc   #0
 e00f1ff8      str   x0, [sp, #-16]!         write
@@ -157,59 +133,109 @@ c80b80d2      mov   x8, #94
 010000d4      svc   #0
 """
 _MACHINES = {"x86_64": (62, _X86_64), "aarch64": (183, _AARCH64)}
-"""By uname(2): the number of the architecture in an ELF header, and what is executed, in hexadecimal, with its meaning."""
+"""By uname(2): the number of the architecture in an ELF header, and what is executed, in hexadecimal, with its meaning.
+
+Behind it stands the pool: descriptor and whether it is a listener, of 4 bytes each, and the addresses of the path, of the table of
+arguments and of that of the environment, of 8."""
 
 
-def image(machine: str) -> bytes:
-    """The trampoline as an ELF file (elf(5)); raises `KeyError` for a machine that it has not been written for."""
+class Jump(Record):
+    """What a trampoline is to execute. With `wait` it does so once somebody has said so at the gate."""
+
+    program: str
+    args: tuple[str, ...]
+    env: tuple[str, ...]
+    wait: bool
+
+
+def image(machine: str, report: int, jump: Jump) -> bytes:
+    """The trampoline as an ELF file (elf(5)) that knows the descriptor `report`, or the listener of that number.
+
+    Raises `KeyError` for a machine that it has not been written for, `ValueError` for words with a NUL in them.
+    """
     number, listing = _MACHINES[machine]
     code = b"".join([bytes.fromhex(line.split(" ", 1)[0]) for line in listing.strip().splitlines()])
     headers, base = 64 + 2 * 56, 0x400000
-    size = headers + len(code)
+    # Behind the code: the pool, two tables of addresses that each end with a zero, and the words.
+    words = [os.fsencode(word) for word in (jump.program, *jump.args, *jump.env)]
+    if any(b"\0" in word for word in words):
+        raise ValueError("embedded null byte")
+    tables = base + headers + len(code) + 32
+    place = tables + 8 * (len(words) + 1)
+    addresses = []
+    for word in words:
+        addresses.append(place)
+        place += len(word) + 1
+    path, *rest = addresses
+    args, env = rest[: len(jump.args)], rest[len(jump.args) :]
+    pool = pack("<iIQQQ", report, jump.wait, path, tables, tables + 8 * (len(args) + 1))
+    content = code + pool + pack(f"<{len(words) + 1}Q", *args, 0, *env, 0) + b"\0".join([*words, b""])
+    size = headers + len(content)
     ident = b"\x7fELF\2\1\1".ljust(16, b"\0")
     head = ident + pack("<HHIQQQIHHHHHH", 2, number, 1, base + headers, 64, 0, 0, 64, 56, 2, 64, 0, 0)
     load = pack("<IIQQQQQQ", 1, 5, 0, base, base, size, size, 0x1000)
     # Without a word on its stack the kernel would have some machines' programs execute what they only read.
     stack = pack("<IIQQQQQQ", 0x6474E551, 6, 0, 0, 0, 0, 0, 16)
-    return head + load + stack + code
+    return head + load + stack + content
 
 
-def open_trampoline() -> int:
-    """A close-on-exec descriptor of the trampoline. Raises `OSError` where none can be had: then `sealing` is the way."""
-    machine = os.uname().machine
-    if machine not in _MACHINES:
-        raise OSError(38, "there is no trampoline for this architecture", machine)
+def can_be_had() -> bool:
+    """Whether there is a trampoline for this machine, and files in memory may be executed; else `sealing` is the way."""
+    if _MACHINE not in _MACHINES:
+        return False
     try:
-        fd = os.memfd_create("minirt", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING | _MFD_EXEC)
-    except OSError as error:
-        if error.errno != 22:  # before Linux 6.3 there was no such flag, and every one could be executed
-            raise
-        fd = os.memfd_create("minirt", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        os.write(fd, image(machine))
-        fcntl.fcntl(fd, 1033, _SEALS)  # F_ADD_SEALS
+        os.close(_make_file())
     except OSError:
+        return False
+    return True
+
+
+def open_trampoline(report: int, jump: Jump) -> int:
+    """A close-on-exec descriptor of a trampoline. Raises `OSError` and `ValueError`."""
+    fd = _make_file()
+    try:
+        content = image(_MACHINE, report, jump)
+        while content:
+            content = content[os.write(fd, content) :]
+        fcntl.fcntl(fd, 1033, _SEALS)  # F_ADD_SEALS
+    except BaseException:
         os.close(fd)
         raise
     return fd
+
+
+def _make_file() -> int:
+    try:
+        return os.memfd_create("minirt", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING | _MFD_EXEC)
+    except OSError as error:
+        if error.errno != 22:  # before Linux 6.3 there was no such flag, and every one could be executed
+            raise
+    return os.memfd_create("minirt", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+
+
+def execute(trampoline: int, report: int) -> None:
+    """Execute a trampoline, which keeps `report`. Does not return. Raises `OSError`."""
+    fcntl.fcntl(report, fcntl.F_SETFD, 0)
+    os.execve(trampoline, ["minirt"], {})
 
 
 def suits(plan: Plan, profile: dict[str, Any] | None) -> bool:
     """Whether a trampoline is all that the runtime needs for its protection, and the plan lets it work.
 
     In a pid namespace with others, these could get hold of us before our last call (with CAP_SYS_PTRACE). The label of a
-    security module is given to whatever is executed next, which is to be the program.
+    security module is given to whatever is executed next, which is to be the program. A filter that asks a listener is
+    loaded before the trampoline can be made.
     """
     if not plan.clone_flags & _CLONE_NEWPID or plan.process is None:
+        return False
+    if plan.seccomp is not None and plan.seccomp.listener is not None:
         return False
     return not plan.process.apparmor and not plan.process.selinux and (profile is None or passes(profile))
 
 
 def waits(plan: Plan, profile: dict[str, Any] | None) -> bool:
     """Whether a trampoline that `suits` may also wait at the gate: whether nothing is to be done after it but the exec."""
-    if plan.hooks.get("startContainer") or (plan.seccomp is not None and plan.seccomp.listener is not None):
-        return False
-    return profile is None or passes(profile, CALLS_TO_WAIT)
+    return not plan.hooks.get("startContainer") and (profile is None or passes(profile, CALLS_TO_WAIT))
 
 
 def passes(profile: dict[str, Any], calls: Sequence[str] = _CALLS) -> bool:
@@ -221,23 +247,3 @@ def passes(profile: dict[str, Any], calls: Sequence[str] = _CALLS) -> bool:
             if name in (rule.get("names") or ()) and (not lets or not rule.get("args")):
                 passing[name] = lets
     return all(passing.values())
-
-
-def jump(
-    trampoline: int, report: int, program: str, args: Sequence[str], env: Sequence[str], wait: bool = False
-) -> None:
-    """Execute the program by way of the trampoline; what the program's own exec fails of is written to `report`.
-
-    With `wait` that is a listener: the program is executed once somebody has said so, who is then told of the error.
-    Does not return. Raises `OSError` for what the trampoline's exec fails of, and `ValueError`.
-    """
-    fcntl.fcntl(report, fcntl.F_SETFD, 0)
-    syscalls.fexecve(trampoline, ["minirt", call_of(report, len(args), wait)], [program, *args, "", *env])
-
-
-def call_of(report: int, count: int, wait: bool) -> bytes:
-    """The word that a trampoline is called with. Raises `OSError` for more arguments than it can tell of."""
-    if count >= 255 * 255:
-        raise OSError(7, os.strerror(7))
-    digits = (*divmod(report, 255)[::-1], *divmod(count, 255)[::-1])
-    return bytes([digit + 1 for digit in digits]) + b"w" * wait

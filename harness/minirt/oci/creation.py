@@ -131,7 +131,7 @@ def _create(context: Context, words: Words, *, foreground: bool) -> tuple[Contai
     id = state.check_id(words.arguments[0])
     guard_descriptors(preserved_fds(words))
     plan, content = read_plan(context, words, id)
-    trampoline, jumps = _protect(plan, content)
+    jumps, waits = _protect(plan, content)
     for warning in plan.warnings:
         context.log("warning", warning)
     for shortfall in plan.shortfalls:
@@ -151,7 +151,7 @@ def _create(context: Context, words: Words, *, foreground: bool) -> tuple[Contai
     if words.value("pidfd-socket"):
         pidfd_socket = connect("pidfd", words.value("pidfd-socket"))
     container = record_of(words, id, plan, content)
-    if jumps and plan.process is not None:
+    if waits and plan.process is not None:
         container = changed(container, command=plan.process.args[0])
     folder = state.reserve(context.root, id)
     launched = None
@@ -176,14 +176,12 @@ def _create(context: Context, words: Words, *, foreground: bool) -> tuple[Contai
                     stderr=2,
                     gate=gate,
                     console=console_fd,
-                    trampoline=trampoline,
                     jumps=jumps,
+                    waits=waits,
                     born=born,
                 )
             finally:
                 gate.close()
-                if trampoline >= 0:
-                    os.close(trampoline)
                 if console is not None:
                     console.close()
             if launched.mounted:
@@ -211,24 +209,20 @@ def _create(context: Context, words: Words, *, foreground: bool) -> tuple[Contai
     return container, launched, relay
 
 
-def _protect(plan: Plan, content: dict[str, object]) -> tuple[int, bool]:
-    """See to it that the container cannot get hold of this program's file: a trampoline, or -1 if none is needed, and whether
-    it may wait at the gate.
+def _protect(plan: Plan, content: dict[str, object]) -> tuple[bool, bool]:
+    """See to it that the container cannot get hold of this program's file: whether a trampoline does, and also waits at the gate.
 
     Where a trampoline would not do this starts the program once more and does not come back, as if nothing had been done yet.
     """
     from harness.minirt.container import trampoline
 
     profile = _linux_part(content, "seccomp")
-    if trampoline.suits(plan, profile):
-        try:
-            return trampoline.open_trampoline(), trampoline.waits(plan, profile)
-        except OSError:
-            pass
+    if trampoline.suits(plan, profile) and trampoline.can_be_had():
+        return True, trampoline.waits(plan, profile)
     from harness.minirt.container.sealing import seal
 
     seal()
-    return -1, False
+    return False, False
 
 
 def record_of(words: Words, id: str, plan: Plan, content: dict[str, object]) -> Container:
