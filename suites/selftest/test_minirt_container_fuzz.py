@@ -22,6 +22,7 @@ from minirt_documents import JSON, broken, documents
 from harness.linux.capabilities import mask_of
 from harness.linux.namespaces import FLAGS
 from harness.minirt.container import hiding, mounting, nodes, operations, program, scheduling, terminal
+from harness.minirt.container import privileges as becoming
 from harness.minirt.container.cgroup import Layout, parse_layout
 from harness.minirt.container.document import parse, render
 from harness.minirt.container.options import PROPAGATION, parse_options
@@ -164,7 +165,7 @@ def planned(plan: Plan) -> dict[str, Any]:
         assert len(found) <= 1, found
         return found[0] if found else None
 
-    user, privileges, oom = one(operations.BecomeUser), one(operations.SetPrivileges), one(operations.SetOomScore)
+    user, privileges, oom = one(becoming.BecomeUser), one(becoming.SetPrivileges), one(operations.SetOomScore)
     names, personality, policy = (
         one(operations.SetNames),
         one(operations.SetPersonality),
@@ -183,7 +184,7 @@ def planned(plan: Plan) -> dict[str, Any]:
         "root": plan.root,
         "args": plan.program.args,
         "env": one(program.FindProgram).env,
-        "cwd": one(operations.ChangeFolder).cwd,
+        "cwd": one(becoming.ChangeFolder).cwd,
         "user": (user.uid, user.gid, user.groups, user.umask),
         "bounding": user.bounding,
         "sets": (privileges.effective, privileges.permitted, privileges.inheritable),

@@ -10,7 +10,7 @@ from harness.minirt.container import operations
 from harness.minirt.container.boundary import seal_imports
 from harness.minirt.container.launch import Birth, Launched, give_birth
 from harness.minirt.container.operations import Operation, Stage
-from harness.minirt.container.plan import memory_step, privilege_step, process_steps, scheduling_is_wanted
+from harness.minirt.container.privileges import memory_step, privilege_step, process_steps, scheduling_is_wanted
 from harness.minirt.container.process import RLIMITS
 from harness.minirt.container.program import Leave, Program
 from harness.minirt.container.reader import Reader

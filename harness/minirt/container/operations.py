@@ -7,9 +7,10 @@ error message names. A step uses the `Stage` it is given, system calls and nothi
 from __future__ import annotations
 
 import errno
+from sys import byteorder
 
-from harness.linux import capabilities, syscalls
 from harness.linux import lean as os
+from harness.linux import syscalls
 from harness.linux.namespaces import FLAGS
 from harness.minirt.container import procfs
 from harness.minirt.container.boundary import seal_imports
@@ -318,7 +319,7 @@ class RaiseLoopback(Operation):
         from _socket import AF_INET, SOCK_CLOEXEC, SOCK_DGRAM, socket
 
         link = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC)
-        up_and_running = (0x1 | 0x40).to_bytes(2, "little" if little_endian() else "big")
+        up_and_running = (0x1 | 0x40).to_bytes(2, byteorder)
         fcntl.ioctl(link.fileno(), 0x8914, b"lo".ljust(16, b"\0") + up_and_running.ljust(24, b"\0"))  # SIOCSIFFLAGS
         link.close()
 
@@ -380,179 +381,3 @@ class NewKeyring(Operation):
         except OSError as error:
             if error.errno not in (38, 122, 1):  # ENOSYS, EDQUOT, EPERM: no keyrings, or none left
                 raise
-
-
-class BecomeUser(Operation):
-    """Drop the bounding set, become the process's user; what is permitted is kept for the last steps."""
-
-    uid: int
-    gid: int
-    groups: tuple[int, ...]
-    umask: int | None
-    bounding: int | None
-    may_set_groups: bool
-
-    @property
-    def title(self) -> str:
-        return f"become user {self.uid}:{self.gid}"
-
-    def perform(self, stage: Stage) -> None:
-        if self.bounding is not None:
-            capabilities.set_bounding(self.bounding)
-        syscalls.prctl(syscalls.PR_SET_KEEPCAPS, 1)
-        if self.may_set_groups:
-            stage.set_groups(self.groups)
-        os.setresgid(self.gid, self.gid, self.gid)
-        os.setresuid(self.uid, self.uid, self.uid)
-        syscalls.prctl(syscalls.PR_SET_KEEPCAPS, 0)
-        os.umask(0o022 if self.umask is None else self.umask)
-
-
-class SetLabels(Operation):
-    """Say which AppArmor profile and SELinux label the program gets when it is executed; empty: as it comes."""
-
-    apparmor: str
-    selinux: str
-
-    @property
-    def title(self) -> str:
-        return " and ".join(
-            f"set the {what} {name!r}"
-            for what, name in (("AppArmor profile", self.apparmor), ("SELinux label", self.selinux))
-            if name
-        )
-
-    def perform(self, stage: Stage) -> None:
-        if self.apparmor:
-            own = "self/attr/apparmor/exec"  # before Linux 5.8 it shares the file with other modules
-            path = own if procfs.exists(stage.proc, own) else "self/attr/exec"
-            procfs.write_file(stage.proc, path, f"exec {self.apparmor}")
-        if self.selinux:
-            procfs.write_file(stage.proc, "self/attr/exec", self.selinux)
-
-
-class OwnStdio(Operation):
-    """Give stdin, stdout and stderr to the process's user, who could not open them by their names (/dev/stdout) otherwise.
-
-    The null device is everybody's. What belongs to nobody in a user namespace, or cannot be written to, stays as it is.
-    """
-
-    uid: int
-
-    @property
-    def title(self) -> str:
-        return "give the process its standard streams"
-
-    def perform(self, stage: Stage) -> None:
-        null = os.makedev(1, 3)
-        for fd in (0, 1, 2):
-            found = os.fstat(fd)
-            if found.st_uid == self.uid or found.st_rdev == null:
-                continue
-            try:
-                os.fchown(fd, self.uid, -1)
-            except OSError as error:
-                if error.errno not in (errno.EINVAL, errno.EPERM, errno.EROFS, errno.EOPNOTSUPP, errno.ENOSYS):
-                    raise
-
-
-class TryFolder(Operation):
-    """Go to the working directory as root, who may go where the process's user may not; `ChangeFolder` has the last word."""
-
-    cwd: str
-
-    @property
-    def title(self) -> str:
-        return _chdir_title(self.cwd)
-
-    def perform(self, stage: Stage) -> None:
-        try:
-            os.chdir(self.cwd)
-        except PermissionError:
-            return
-        stage.arrived = True
-
-
-class ChangeFolder(Operation):
-    """Go to the working directory, unless we are there already. It has to be inside the root."""
-
-    cwd: str
-
-    @property
-    def title(self) -> str:
-        return _chdir_title(self.cwd)
-
-    def perform(self, stage: Stage) -> None:
-        if not stage.arrived:
-            os.chdir(self.cwd)
-        # A path through a descriptor (/proc/self/fd/N) may lead out of the root: the kernel then has no name for it.
-        if not syscalls.getcwd().startswith("/"):
-            raise OSError(2, "the working directory is outside of the container's root", self.cwd)
-
-
-def _chdir_title(cwd: str) -> str:
-    return f'chdir to cwd ("{cwd}") set in config.json'
-
-
-class SetPrivileges(Operation):
-    """The last steps: no_new_privs, the seccomp filter, the final capability sets."""
-
-    no_new_privileges: bool
-    effective: int | None
-    permitted: int
-    inheritable: int
-    ambient: int
-    seccomp: bytes = b""
-    seccomp_flags: int = 0
-
-    @property
-    def title(self) -> str:
-        return "set capabilities and seccomp"
-
-    def perform(self, stage: Stage) -> None:
-        admin = 1 << capabilities.BITS["CAP_SYS_ADMIN"]
-        if self.effective is not None:
-            # The filter needs either no_new_privs or CAP_SYS_ADMIN, so that one is let go of last.
-            keep = 0
-            if self.seccomp and not self.no_new_privileges:
-                keep = admin & syscalls.capget()[1]
-            asked = (self.effective, self.permitted, self.inheritable)
-            try:
-                syscalls.capset(asked[0] | keep, asked[1] | keep, asked[2])
-                capabilities.set_ambient(self.ambient)
-            except PermissionError:
-                # "Runtimes SHOULD NOT fail if the container configuration requests capabilities that cannot be granted".
-                own = syscalls.capget()[1]
-                asked = (asked[0] & own, asked[1] & own, asked[2] & own)
-                syscalls.capset(asked[0] | keep, asked[1] | keep, asked[2])
-                capabilities.set_ambient(self.ambient & own)
-        if self.no_new_privileges:
-            syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
-        if self.seccomp:
-            if self.seccomp_flags & syscalls.SECCOMP_FILTER_FLAG_NEW_LISTENER:
-                self._load_and_tell(stage)
-            else:
-                syscalls.seccomp_filter(self.seccomp, self.seccomp_flags)
-            if self.effective is not None and not self.no_new_privileges:
-                syscalls.capset(*asked)
-
-    def _load_and_tell(self, stage: Stage) -> None:
-        """Load a filter that asks a listener, which answers nothing before the parent has sent it the descriptor."""
-        # Whatever we call from the load on may be asked about, but for write(2): so all of it is prepared before. The
-        # descriptor will be the lowest that is free.
-        number = os.dup(0)
-        os.close(number)
-        told = f'["notify",{number}]'.encode()
-        channel = stage.channel.fd
-        listener = syscalls.seccomp_filter(self.seccomp, self.seccomp_flags)
-        os.write(channel, told)
-        if stage.channel.receive()[0] != "go":
-            raise BrokenPipeError(32, "the runtime has gone away")
-        os.close(listener)
-
-
-def little_endian() -> bool:
-    """Whether this machine is."""
-    import sys
-
-    return sys.byteorder == "little"

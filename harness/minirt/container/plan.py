@@ -16,7 +16,15 @@ from harness.minirt.container.cgroup import Cgroup, Layout
 from harness.minirt.container.hooks import Hook
 from harness.minirt.container.idmap import OF_THE_CONTAINER, Maps
 from harness.minirt.container.options import Attributes
-from harness.minirt.container.process import RLIMITS, Capabilities, Process
+from harness.minirt.container.privileges import (
+    capability_warnings,
+    check_selinux,
+    memory_step,
+    privilege_step,
+    process_steps,
+    scheduling_is_wanted,
+)
+from harness.minirt.container.process import RLIMITS, Process
 from harness.minirt.container.record import Record
 from harness.minirt.container.spec import Device, IdMap, Mount, Spec
 from harness.minirt.errors import SpecError, Unsupported
@@ -30,7 +38,6 @@ if TYPE_CHECKING:
     from harness.minirt.container.rdt import Group
     from harness.minirt.container.resources import Resources
     from harness.minirt.container.rights import Rights
-    from harness.minirt.container.scheduling import MemoryPolicy
 
 _CHAR = 0o020000
 _DEFAULT_DEVICES = tuple(
@@ -140,7 +147,7 @@ def make_plan(
     if not pivot and spec.rootfs_propagation & sys.MS_PRIVATE:
         raise SpecError("linux.rootfsPropagation", "private is not safe without pivot_root")
     if spec.mount_label:
-        _check_selinux("linux.mountLabel", spec.mount_label)
+        check_selinux("linux.mountLabel", spec.mount_label)
     in_user_namespace = "user" in new or "user" in joins
     profile = None
     if spec.seccomp is not None:
@@ -256,38 +263,6 @@ def _rdt_group(spec: Spec, id: str) -> Group | None:
     from harness.minirt.container.rdt import plan_group
 
     return plan_group(spec.intel_rdt, id)
-
-
-def scheduling_is_wanted(process: Process | None) -> bool:
-    """Whether the runtime has to do something to the process from outside."""
-    return process is not None and (process.scheduler is not None or process.io_priority is not None)
-
-
-def memory_step(policy: MemoryPolicy) -> Operation:
-    """The step that sets a memory policy."""
-    from harness.minirt.container.scheduling import SetMemoryPolicy
-
-    return SetMemoryPolicy(policy)
-
-
-def capability_warnings(process: Process | None, in_user_namespace: bool) -> tuple[str, ...]:
-    """What of the capabilities cannot be granted: "MUST be logged as a warning", and is no error."""
-    if process is None or process.capabilities is None:
-        return ()
-    masks = process.capabilities
-    lacking = (masks.effective & ~masks.permitted) | (masks.inheritable & ~masks.bounding)
-    if not in_user_namespace:
-        lacking |= (masks.effective | masks.permitted) & ~sys.capget()[1]
-    # What is not permitted or not inheritable cannot be ambient either (capabilities(7)).
-    powerless = masks.ambient & ~(masks.permitted & masks.inheritable & masks.bounding)
-    if not lacking and not powerless:
-        return ()
-    from harness.linux.capabilities import names_of
-
-    return (
-        *[f"process.capabilities: {name} cannot be granted" for name in names_of(lacking)],
-        *[f"can't raise ambient capability {name}: operation not permitted" for name in names_of(powerless)],
-    )
 
 
 def _privileged_steps(process: Process | None, cgroup: Cgroup) -> Iterator[Operation]:
@@ -516,60 +491,6 @@ def _device_steps(spec: Spec, bind: bool, dev_is_bound: bool) -> Iterator[Operat
     if not any(mount.destination.rstrip("/") == "/dev/ptmx" for mount in spec.mounts):
         links += (("/dev/ptmx", "pts/ptmx"),)
     yield nodes.MakeLinks(links)
-
-
-def process_steps(process: Process, in_user_namespace: bool, persona: int | None = None) -> Iterator[Operation]:
-    """The steps by which a process inside its namespaces becomes its user and finds its program."""
-    user = process.user
-    capabilities = process.capabilities or Capabilities()
-    if persona is not None:
-        yield operations.SetPersonality(persona)
-    if process.selinux or (process.apparmor and process.apparmor != "unconfined"):
-        yield _labels(process)
-    yield operations.TryFolder(process.cwd)
-    yield operations.OwnStdio(user.uid)
-    yield operations.BecomeUser(
-        user.uid,
-        user.gid,
-        user.groups,
-        user.umask,
-        capabilities.bounding,
-        # In a user namespace without setgroups the call fails, and nothing is asked for then.
-        may_set_groups=bool(user.groups) or not in_user_namespace,
-    )
-    yield operations.ChangeFolder(process.cwd)
-    yield program.FindProgram(process.args[0], process.env, user.uid, capabilities.effective & capabilities.permitted)
-
-
-def privilege_step(process: Process, profile: seccomp.Compiled | None) -> Operation:
-    """The step that gives up what is left of privileges."""
-    masks = process.capabilities or Capabilities()
-    return operations.SetPrivileges(
-        process.no_new_privileges,
-        # What is not permitted cannot be effective, and what is not bounding not inheritable; see `capability_warnings`.
-        masks.effective & masks.permitted,
-        masks.permitted,
-        masks.inheritable & masks.bounding,
-        # The kernel takes only what is permitted and inheritable; engines write more and expect no error.
-        masks.ambient & masks.permitted & masks.inheritable,
-        b"" if profile is None else profile.code,
-        0 if profile is None else profile.flags,
-    )
-
-
-def _labels(process: Process) -> Operation:
-    """Refused here where the kernel has no such security module: a program without its profile is not to run."""
-    apparmor = "" if process.apparmor == "unconfined" else process.apparmor
-    if apparmor and not os.path.exists("/sys/kernel/security/apparmor"):
-        raise Unsupported(f"process.apparmorProfile {apparmor!r}: this kernel has no AppArmor")
-    if process.selinux:
-        _check_selinux("process.selinuxLabel", process.selinux)
-    return operations.SetLabels(apparmor, process.selinux)
-
-
-def _check_selinux(field: str, label: str) -> None:
-    if not os.path.exists("/sys/fs/selinux/enforce"):
-        raise Unsupported(f"{field} {label!r}: this kernel has no SELinux")
 
 
 def state_text(version: str, id: str, status: str, bundle: str, annotations: dict[str, str]) -> str:

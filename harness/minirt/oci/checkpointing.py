@@ -315,7 +315,7 @@ def restore(context: Context, words: Words) -> int:
         state.save(folder, container)
         cgroups.create(plan.layout, plan.cgroup)
         made = True
-        plan.cgroup.apply(plan.resources)
+        plan.cgroup.apply(plan.resources, plan.limits_devices)
         pid = _Restoration(words, plan, spec, images, work, folder, console).perform()
         plan.cgroup.settle()
         container = changed(container, pid=pid, pid_started=state.start_ticks(pid))

@@ -10,7 +10,7 @@ from harness.minirt.container.boundary import guard_descriptors
 from harness.minirt.container.cgroup import read_layout
 from harness.minirt.container.enter import enter
 from harness.minirt.container.files import read_file
-from harness.minirt.container.plan import capability_warnings
+from harness.minirt.container.privileges import capability_warnings
 from harness.minirt.container.process import Capabilities, Process, User, parse_process
 from harness.minirt.container.reader import Reader
 from harness.minirt.container.record import changed
