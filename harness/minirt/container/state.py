@@ -225,11 +225,13 @@ def _waits(gate: str, container: Container) -> bool:
         return False
     program = f"/proc/{container.pid}/exe"
     try:
-        if not container.command or os.readlink(program).startswith("/memfd:minirt"):
+        if not container.command:
             return True
-        # It says that it is ready just before it becomes a trampoline.
+        # It says that it is ready just before it becomes a trampoline: asked for in the order in which it goes.
         its, ours = os.stat(program), os.stat("/proc/self/exe")
-        return (its.st_dev, its.st_ino) == (ours.st_dev, ours.st_ino)
+        if (its.st_dev, its.st_ino) == (ours.st_dev, ours.st_ino):
+            return True
+        return os.readlink(program).startswith("/memfd:minirt")
     except OSError:
         return True
 
