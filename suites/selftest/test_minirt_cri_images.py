@@ -188,8 +188,12 @@ def test_a_pull_whose_client_runs_out_of_time_leaves_nothing(daemon: Daemon, reg
     with pytest.raises(grpc.RpcError) as caught:
         pull(daemon, f"{registry.address}/busybox:1", timeout=0.5)
     assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED  # type: ignore[attr-defined]
+    log = daemon.top / "daemon.log"
+    # Until the daemon has noticed, the pull is one that may succeed.
+    wait_until(lambda: "busybox:1 was cancelled" in log.read_text(), 10, "the daemon to notice")
     registry.hold.set()
-    wait_until(lambda: left(daemon) == [], 10, "the pull to be undone")
+    wait_until(lambda: 'error="the pull was cancelled"' in log.read_text(), 10, "the pull to end")
+    assert left(daemon) == []
 
 
 def test_a_container_outlives_its_image(daemon: Daemon, registry: Registry) -> None:
