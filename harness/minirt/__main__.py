@@ -37,8 +37,8 @@ def main() -> int:
     status = oci(arguments)
     sys.stdout.flush()
     sys.stderr.flush()
-    # Tearing the interpreter down in good order would take longer than the work: nothing is left that needs it.
     remember()
+    # Tearing the interpreter down in good order would take longer than the work: nothing is left that needs it.
     return os._exit(status)
 
 
