@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 from types import MappingProxyType
 
 from harness.arena import Arena
+from harness.clock import wait_until
 from harness.engine.containerd import native
+from harness.engine.daemon import START_S
 from harness.engine.engine import Row, RunningEngine
 from harness.engine.handlers import require_handler
+from harness.engine.listener import INIT, find_listener
 from harness.engine.programs import version_of
-from harness.errors import EngineError
+from harness.errors import EngineError, WaitTimeout
+from harness.keeper.ladder import descendants
 from harness.linux.cgroups import cgroup_of
 from harness.model.subject import Subject
 
@@ -41,11 +43,14 @@ class Attached:
     def start(self) -> Iterator[RunningEngine]:
         path = Path(self._subject.socket)
         try:
-            pid = peer(path)
+            # A socket of systemd's takes connections before its engine is there: the first of them has it started.
+            wait_until(lambda: not _is_waiting(find_listener(path)), START_S, "the engine")
+            pid = find_listener(path)
         except OSError as error:
             raise EngineError("attached", f"{path}: {error.strerror}") from error
+        except WaitTimeout as error:
+            raise EngineError("attached", f"{path}: systemd holds the socket, and started no engine for it") from error
         name, version, cgroup = _identify(self._arena, pid)
-        shared = [] if cgroup.strip("/") else ["the engine is in the root cgroup: its cost cannot be told from others'"]
         yield RunningEngine(
             name=name or "attached",
             version=version,
@@ -56,7 +61,7 @@ class Attached:
             handler=_handler(self._subject),
             cgroup_parent="",
             cgroup=cgroup if cgroup.strip("/") else "",
-            notes=tuple(shared),
+            notes=_notes(name, pid, cgroup),
         )
 
 
@@ -67,17 +72,9 @@ def _handler(subject: Subject) -> str:
     return str(require_handler(subject).program) if subject.client == "ctr" else subject.handler
 
 
-def peer(path: Path) -> int:
-    """The process that listens at a Unix socket (unix(7), SO_PEERCRED); 0 where it is of another pid namespace.
-
-    With socket activation that is who made the socket. Raises `OSError`.
-    """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as link:
-        link.settimeout(5)
-        link.connect(os.fspath(path))
-        credentials = link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    pid: int = struct.unpack("3i", credentials)[0]
-    return pid
+def _is_waiting(pid: int) -> bool:
+    """Whether a socket has nobody but systemd yet."""
+    return pid == INIT and _name(pid) == "systemd"
 
 
 def _identify(arena: Arena, pid: int) -> tuple[str, str, str]:
@@ -86,7 +83,26 @@ def _identify(arena: Arena, pid: int) -> tuple[str, str, str]:
         return "", "", ""
     try:
         cgroup = cgroup_of(arena.cgroups.layout, "memory", pid)
-        program = Path(f"/proc/{pid}/exe").readlink()
+        program = _program(pid)
     except (OSError, KeyError):
         return "", "", ""
     return program.name, version_of(program), cgroup
+
+
+def _program(pid: int) -> Path:
+    return Path(f"/proc/{pid}/exe").readlink()
+
+
+def _notes(name: str, pid: int, cgroup: str) -> tuple[str, ...]:
+    notes = []
+    if not cgroup.strip("/"):
+        notes.append("the engine is in the root cgroup: its cost cannot be told from others'")
+    elif name == "dockerd" and "containerd" not in map(_name, descendants(pid)):
+        notes.append("its containerd is a service by itself: neither that nor its shims are part of the engine's cost")
+    return tuple(notes)
+
+
+def _name(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return _program(pid).name
+    return ""

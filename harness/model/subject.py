@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from harness.errors import UnknownSubject, UsageError
@@ -55,12 +55,22 @@ class Subject:
         return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
 
     @property
+    def way(self) -> tuple[str, str, str]:
+        """Engine, client and handler."""
+        return self.engine, self.client, self.handler
+
+    @property
     def words(self) -> str:
         """What names this subject on a command line: its name, with its definition where it is a user's own."""
         if self in BUILT_IN:
             return self.name
         if self.engine == "attached":
             return f"{self.name}={'cri' if self.client == 'grpc' else 'docker'}:unix://{self.socket}"
+        if self.socket:
+            row = next((row.name for row in BUILT_IN if row.way == self.way), "")
+            return (
+                f"{self.name} --attach {self.socket}" if row in ("", self.name) else f"{self.name}={row}@{self.socket}"
+            )
         engine = "oci" if self.engine == "none" else f"{self.engine}:{self.client}"
         return f"{self.name}={engine}:{self.handler}" if self.handler.startswith("/") else self.name
 
@@ -103,8 +113,8 @@ def parse_subject(text: str, table: Iterable[Subject] = BUILT_IN) -> Subject:
     """Turn one word of a command line into a subject.
 
     `text` is the name of a row of `table`, or ``name=definition``, where the definition is one of ``oci:/path/to/runtime``,
-    ``cri:unix:///run/some.sock``, ``docker:unix:///run/some.sock``, or ``engine:client:/path/to/runtime`` with an engine
-    and a client of the table.
+    ``cri:unix:///run/some.sock``, ``docker:unix:///run/some.sock``, ``engine:client:/path/to/runtime`` with an engine
+    and a client of the table, or ``row@/run/some.sock``: a row of the table, attached to an engine that runs already.
 
     Raises `UnknownSubject`, or `UsageError` where a definition is malformed.
     """
@@ -124,6 +134,9 @@ def parse_subject(text: str, table: Iterable[Subject] = BUILT_IN) -> Subject:
 
 def define(name: str, definition: str, table: Iterable[Subject] = BUILT_IN) -> Subject:
     """The subject `name` that `definition` describes; see `parse_subject` for its forms. Raises `UsageError`."""
+    known, at, path = definition.partition("@")
+    if at and "/" not in known:
+        return _attach(name, known, path, table)
     kind, _, rest = definition.partition(":")
     if kind in ("cri", "docker") and rest.startswith("unix://"):
         client = "grpc" if kind == "cri" else "sdk"
@@ -139,5 +152,21 @@ def define(name: str, definition: str, table: Iterable[Subject] = BUILT_IN) -> S
             return Subject(name, engine, client, handler, row.capabilities)
     raise UsageError(
         f"{name}: {definition!r} does not define a subject: write oci:/path/to/runtime, cri:unix:///path/to.sock, "
-        "docker:unix:///path/to.sock or containerd:grpc:/path/to/runtime"
+        "docker:unix:///path/to.sock, containerd:grpc:/path/to/runtime or containerd:grpc:runc@/path/to.sock"
     )
+
+
+def _attach(name: str, known: str, path: str, table: Iterable[Subject]) -> Subject:
+    """The row called `known`, with whatever listens at `path` as its engine. Raises `UsageError`."""
+    rows = {row.name: row for row in table if row.engine not in ("none", "attached") and not row.socket}
+    if known not in rows:
+        close = difflib.get_close_matches(known, rows, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(rows)}"
+        raise UsageError(f"{name}: {known!r} is no subject that has an engine to attach to; {hint}")
+    if not path.startswith("/"):
+        raise UsageError(f"{name}: {path!r} is not the path of a socket: write {known}@/absolute/path")
+    if rows[known].handler.startswith("/"):
+        raise UsageError(
+            f"{name}: {rows[known].handler} cannot be put below an engine that runs already: name a handler that it knows"
+        )
+    return replace(rows[known], name=name, socket=path, options=MappingProxyType({}))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from harness.errors import UnknownSubject, UsageError
 from harness.model.capability import WHY_NOT, Capability
-from harness.model.subject import BUILT_IN, CAPABILITIES_OF_CLIENT, parse_subject
+from harness.model.subject import BUILT_IN, CAPABILITIES_OF_CLIENT, Subject, parse_subject
 
 
 def test_built_in_names() -> None:
@@ -93,6 +95,59 @@ def test_own_runtimes(text: str, engine: str, client: str, handler: str, socket:
 def test_malformed_definitions_are_refused(text: str) -> None:
     with pytest.raises(UsageError):
         parse_subject(text)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [row for row in BUILT_IN if row.engine != "none"],
+    ids=lambda row: row.name,
+)
+def test_a_row_attached_to_a_socket(row: Subject) -> None:
+    subject = parse_subject(f"theirs={row.name}@/run/some.sock")
+    assert subject == replace(row, name="theirs", socket="/run/some.sock")
+    assert parse_subject(subject.words) == subject
+
+
+def test_a_name_like_that_of_its_row() -> None:
+    """Private and attached stand side by side in a run: only their names tell them apart."""
+    subject = parse_subject("systemd-containerd:grpc:runc=containerd:grpc:runc@/run/containerd/containerd.sock")
+    assert subject.name == "systemd-containerd:grpc:runc"
+    assert subject.slug != parse_subject("containerd:grpc:runc").slug
+
+
+def test_words_of_a_row_that_was_attached_by_an_option() -> None:
+    subject = replace(parse_subject("docker:sdk:runc"), socket="/run/docker.sock")
+    assert subject.words == "docker:sdk:runc --attach /run/docker.sock"
+
+
+@pytest.mark.parametrize("text", ["mine=oci:/opt/mine", "x=containerd:grpc:/opt/mine", "c=cri:unix:///run/c@home.sock"])
+def test_words_of_own_runtimes(text: str) -> None:
+    assert parse_subject(text).words == text
+
+
+@pytest.mark.parametrize(
+    ("text", "lesson"),
+    [
+        ("x=containerd:grcp:runc@/run/x.sock", "did you mean 'containerd:grpc:runc'"),
+        ("x=oci:runc@/run/x.sock", "has an engine to attach to"),
+        ("x=nothing@/run/x.sock", "there are minirt:grpc"),
+        ("x=@/run/x.sock", "there are minirt:grpc"),
+        ("x=docker:sdk:runc@run/x.sock", "write docker:sdk:runc@/absolute/path"),
+        ("x=docker:sdk:runc@", "write docker:sdk:runc@/absolute/path"),
+        ("x=docker:sdk:runc@unix:///run/x.sock", "write docker:sdk:runc@/absolute/path"),
+        ("x=docker:sdk:rnc", "containerd:grpc:runc@/path/to.sock"),
+    ],
+)
+def test_errors_about_a_row_and_a_socket_teach(text: str, lesson: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_subject(text)
+    assert lesson in str(caught.value)
+
+
+def test_a_runtime_of_ones_own_cannot_be_put_below_an_engine_that_runs() -> None:
+    table = [*BUILT_IN, parse_subject("mine=docker:sdk:/opt/mine")]
+    with pytest.raises(UsageError, match="/opt/mine cannot be put below"):
+        parse_subject("x=mine@/run/docker.sock", table)
 
 
 def test_every_capability_has_a_reason_for_its_absence() -> None:
