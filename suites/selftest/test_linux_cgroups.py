@@ -65,7 +65,7 @@ def test_v2_layout_serves_every_controller() -> None:
     layout = pure()
     assert layout.mode is Mode.V2
     assert layout.v1_controllers == ()
-    assert layout.own[UNIFIED] == "/system.slice/containerd.service"
+    assert layout.own[UNIFIED] == "/system.slice/docker.service"
     for controller in ("memory", "cpuacct", "freezer"):
         assert layout.is_v2(controller)
         assert path_of(layout, controller, "/a") == Path("/sys/fs/cgroup/a")
@@ -115,7 +115,7 @@ def test_paths() -> None:
 
 
 def test_flat_keyed_files() -> None:
-    assert parse_flat((CAPTURED / "v2/cpu.stat").read_text())["usage_usec"] == 8213477
+    assert parse_flat((CAPTURED / "v2/cpu.stat").read_text())["usage_usec"] == 13806793
     assert parse_flat((CAPTURED / "v1/memory.stat").read_text())["total_rss"] > 0
     assert parse_flat("") == {}
     for broken in ("anon\n", "anon x\n", "\n"):
@@ -157,8 +157,8 @@ def test_reading_v2(tmp_path: Path) -> None:
     (folder / "cgroup.procs").write_text("")
     assert not is_populated(layout, "memory", "/a")
     (folder / "b/cgroup.procs").write_text("30\n4\n")
-    assert read_cpu_ns(layout, "/a") == 8213477000
-    assert read_memory_stat(layout, "/a")["slab_unreclaimable"] == 1572864
+    assert read_cpu_ns(layout, "/a") == 13806793000
+    assert read_memory_stat(layout, "/a")["slab_unreclaimable"] == 170976
     assert read_pids(folder) == [4, 30]
     assert is_populated(layout, "memory", "/a")
     assert not is_frozen(layout, "/a")
