@@ -47,9 +47,9 @@ CRI_WORDS: Words = (
 """containerd's CRI plugin: ``container is in CONTAINER_EXITED state``, under the code Unknown."""
 
 COMMAND_WORDS: Words = (
-    # crun goes by the files that it keeps of a container.
-    (r"(error opening file `[^`]*/status`|cannot open directory '[^']*'): no such file", NotFound),
-    (r"cannot open `[^`]*/exec\.fifo`: no such file", Conflict),
+    # crun goes by the files that it keeps of a container, and quotes their names one way or the other.
+    (r"(error opening file [`'][^`']*/status[`']|cannot open directory [`'][^`']*[`']): no such file", NotFound),
+    (r"cannot open [`'][^`']*/exec\.fifo[`']: no such file", Conflict),
     *_TRANSPORT,
     *_PROGRAM,
     *_STATE,

@@ -30,6 +30,7 @@ RUNC = [
 CRUN = [
     ("error opening file `/run/oci/m1/status`: No such file or directory", NotFound),
     ("cannot open directory '/run/oci/m1': No such file or directory", NotFound),
+    ("cannot open directory `/run/oci/m1`: No such file or directory", NotFound),
     ("cannot open `/run/oci/m1/exec.fifo`: No such file or directory", Conflict),
     ("the container `m1` is not in `created` or `stopped` state", Conflict),
     ("the container `m1` is not running", Conflict),
