@@ -63,12 +63,13 @@ class Fleet:
         if subject.name in self._sunk:
             raise self._sunk[subject.name]
         if subject.name not in self._afloat:
+            if self.orders.phase is Phase.CHECK:
+                # What goes wrong with the end of the subject before is told once, and is not held against this one.
+                self.close()
             try:
                 reason = availability(subject)
                 if reason:
                     pytest.skip(reason)
-                if self.orders.phase is Phase.CHECK:
-                    self.close()
                 stack = contextlib.ExitStack()
                 trial = stack.enter_context(
                     open_trial(subject, self.orders.run, self.records, self.orders.blobs, self.orders.port)

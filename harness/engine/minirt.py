@@ -12,7 +12,7 @@ from types import MappingProxyType
 from harness import __version__
 from harness.arena import Arena
 from harness.command import Group
-from harness.engine.daemon import daemon, environment, listens
+from harness.engine.daemon import START_S, daemon, environment, listens
 from harness.engine.engine import Row, RunningEngine
 from harness.engine.network import write_network
 from harness.engine.programs import find_program
@@ -63,7 +63,7 @@ class Minirt:
             finally:
                 process.stop()
                 # The supervisor outlives the daemon on purpose. Whatever it does not take down, the arena will.
-                arena.run([*command(), "shutdown", *where], timeout_s=30, group=Group.HARNESS, env=env)
+                arena.run([*command(), "shutdown", *where], timeout_s=START_S, group=Group.HARNESS, env=env)
 
 
 def command() -> tuple[str, ...]:

@@ -134,6 +134,9 @@ class Podman:
             path = self._arena.state / name
             path.write_text(tomli_w.dumps(content))
             env[variable] = str(path)
+        if find_program("nft") is None:
+            # Its network tool wants that by itself, from version 1.13 on; iptables are a need of podman's row.
+            env["NETAVARK_FW"] = "iptables"
         # Nothing but the home folder leads to a policy of one's own (containers-policy.json(5)).
         policy = Path(env["HOME"], ".config", "containers", "policy.json")
         policy.parent.mkdir(parents=True, exist_ok=True)
