@@ -16,7 +16,7 @@ SERVER = Path(__file__).with_name("server.py")
 
 
 @contextlib.contextmanager
-def serve(runner: Runner, folder: Path, port: int = 5000, timeout_s: float = 10) -> Iterator[str]:
+def serve(runner: Runner, folder: Path, port: int = 5000, timeout_s: float = 60) -> Iterator[str]:
     """Serve the images in `folder` on loopback, in the network namespace of `runner`; ``host:port`` (0: any free port).
 
     Raises `MachineError` where the port is taken, or the registry does not answer within `timeout_s`.
@@ -36,7 +36,12 @@ def serve(runner: Runner, folder: Path, port: int = 5000, timeout_s: float = 10)
             os.close(writer)
         try:
             ready, _, _ = select.select([said], [], [], timeout_s)
-            word = said.readline().decode(errors="replace").strip() if ready else "no answer"
+            if not ready:
+                raise MachineError(
+                    f"the registry of the test images did not answer within {timeout_s:g} s",
+                    "see what else is running on this machine",
+                )
+            word = said.readline().decode(errors="replace").strip()
             if not word.startswith("127.0.0.1:") or " " in word:
                 raise MachineError(
                     f"the registry of the test images cannot listen on {word or address}",
