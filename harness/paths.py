@@ -1,4 +1,4 @@
-"""Where the suites and fixtures are: beside the package in a checkout, inside it where a wheel was installed."""
+"""Where suites, fixtures and definitions of machines are: beside the package in a checkout, inside it where a wheel was installed."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ def suites(package: Path = PACKAGE) -> Path:
 def fixtures(package: Path = PACKAGE) -> Path:
     """The folder of image definitions, bundles and configurations. Raises `FileNotFoundError`."""
     return _folder(package, "fixtures")
+
+
+def vagrant(package: Path = PACKAGE) -> Path:
+    """The folder of the machines' definitions and of what goes into their boxes. Raises `FileNotFoundError`."""
+    return _folder(package, "vagrant")
 
 
 def checkout(package: Path = PACKAGE) -> Path | None:

@@ -40,10 +40,20 @@ class Arena:
     Commands may be run from several threads at once. An environment of None is that of the harness when the arena opened.
     """
 
-    def __init__(self, run_id: str, name: str, cgroups: ArenaCgroups, lock: int, *, attached: bool) -> None:
+    def __init__(
+        self,
+        run_id: str,
+        name: str,
+        cgroups: ArenaCgroups,
+        lock: int,
+        *,
+        attached: bool,
+        covers: Mapping[str, str] = MOUNT_POINTS,
+    ) -> None:
         self.run_id = run_id
         self.cgroups = cgroups
         self.attached = attached
+        self.covers = covers
         self.root = Path(runs.DATA, run_id, name)
         self.state = Path(runs.STATE, run_id, name)
         self.logs = self.state / "logs"
@@ -57,8 +67,10 @@ class Arena:
         self._guard = threading.Lock()
 
     @classmethod
-    def open(cls, run_id: str, slug: str, *, attach: bool = False) -> Arena:
+    def open(cls, run_id: str, slug: str, *, attach: bool = False, covers: Mapping[str, str] = MOUNT_POINTS) -> Arena:
         """Make folders, cgroups, and the keeper with its namespaces (none with `attach`: the host's are used then).
+
+        `covers`: folders of the host that are covered inside, each by the folder of `root` that is named.
 
         Raises `MachineError` where this machine cannot do it, `ArenaError` for any other failure, `UsageError` for a
         name that is no path component. Nothing is left of an arena that could not be opened.
@@ -87,11 +99,11 @@ class Arena:
                 undo.callback(ladder.climb, arena_site(run_id, name))
                 try:
                     cgroups = open_cgroups(run_id, name)
-                    arena = cls(run_id, name, cgroups, lock, attached=attach)
+                    arena = cls(run_id, name, cgroups, lock, attached=attach, covers=covers)
                     arena.root.mkdir(mode=0o711, parents=True)
                     arena.logs.mkdir()
                     if not attach:
-                        runs.make_mount_points(MOUNT_POINTS)
+                        runs.make_mount_points(covers)
                 except OSError as error:
                     raise ArenaError(f"cannot make {error.filename}: {error.strerror}") from error
             undo.callback(arena.dismiss)
@@ -193,7 +205,7 @@ class Arena:
             "cgroups": self.cgroups.trees(),
             "bases": bases(),
             "unified": str(self.cgroups.layout.unified) if self.cgroups.mode is Mode.HYBRID else "",
-            "binds": [[str(self.root / name), target] for target, name in MOUNT_POINTS.items()],
+            "binds": [[str(self.root / name), target] for target, name in self.covers.items()],
         }
         argv = [sys.executable, "-I", "-S", "-c", ENTRY, str(there.fileno()), str(Path(__file__).parents[2])]
         with there, (self.logs / "keeper.log").open("wb") as log:

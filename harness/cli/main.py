@@ -19,6 +19,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "report": ("harness.cli.report:report", "Render finished runs again: table, markdown, html, junit, csv."),
         "doctor": ("harness.cli.doctor:doctor", "Say what this machine has, and which subjects will run on it."),
         "setup": ("harness.cli.setup:setup", "Install the engines and clients that a trial can use."),
+        "vm": ("harness.cli.vm:vm", "Linux machines to hold trials on: build, up, list, ssh, destroy."),
         "clean": ("harness.cli.clean:clean", "Remove what a killed run left behind."),
     }
 )

@@ -17,6 +17,7 @@ Examples:
   seatrial run mine=oci:/usr/local/bin/mine oci:runc  your own OCI runtime beside runc
   seatrial run other=cri:unix:///run/other.sock       a CRI server that already runs
   seatrial run containerd:grpc:runc --attach /run/containerd/containerd.sock
+  seatrial run --quick --machine trixie --machine sid the same trial on two virtual machines, in one matrix
   seatrial run oci:runc -- -k stop -x                 options after -- go to pytest
 \b
 Exit status: 0 no cell is fail or error; 1 some cell is; 2 bad usage; 3 this machine cannot; 130/143 interrupted.""",
@@ -47,6 +48,14 @@ Exit status: 0 no cell is fail or error; 1 some cell is; 2 bad usage; 3 this mac
     "--jobs", type=click.IntRange(1, 64), default=None, help="Subjects checked at a time.  [default: cores + 1]"
 )
 @click.option(
+    "--machine",
+    "machines",
+    multiple=True,
+    metavar="M",
+    help="Hold the trial there: a machine of `seatrial vm list`, ssh://user@host[:port], or local (may be repeated).",
+)
+@click.option("--stream", is_flag=True, help="Write the run to stdout as JSON lines while it goes; no report.")
+@click.option(
     "--registry-port",
     type=click.IntRange(0, 65535),
     default=None,
@@ -61,6 +70,8 @@ def run(
     config: Path | None,
     seed: int | None,
     jobs: int | None,
+    machines: tuple[str, ...],
+    stream: bool,
     registry_port: int | None,
 ) -> int:
     """Take every SUBJECT through the suites, measure what each step costs, and report.
@@ -71,21 +82,25 @@ def run(
     from harness.cli.trial_run import Request, perform_run
 
     subjects, options = _split(words)
-    return perform_run(
-        Request(
-            subjects=subjects,
-            quick=quick,
-            suites=suites,
-            output=output,
-            attach=attach,
-            config=config,
-            seed=seed,
-            jobs=jobs,
-            registry_port=registry_port,
-            pytest_options=options,
-            command=tuple(sys.argv),
-        )
+    request = Request(
+        subjects=subjects,
+        quick=quick,
+        suites=suites,
+        output=output,
+        attach=attach,
+        config=config,
+        seed=seed,
+        jobs=jobs,
+        registry_port=registry_port,
+        stream=stream,
+        pytest_options=options,
+        command=tuple(sys.argv),
     )
+    if machines:
+        from harness.cli.fleet_run import perform_fleet_run
+
+        return perform_fleet_run(machines, request)
+    return perform_run(request)
 
 
 def _split(words: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:

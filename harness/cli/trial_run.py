@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,8 @@ class Request:
     seed: int | None = None
     jobs: int | None = None
     registry_port: int | None = None
+    stream: bool = False
+    """the run goes to stdout as JSON lines, in place of a report"""
     pytest_options: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
 
@@ -51,7 +54,7 @@ def perform_run(request: Request) -> int:
     suites = _suites(request, config)
     run = new_run(request.command, subjects, request.quick, request.seed)
     pytest_failed = 0
-    with under_way(request.output, run) as voyage:
+    with under_way(request.output, run, stream=request.stream) as voyage:
         for phase in Phase:
             orders = Orders(
                 run=run.run,
@@ -97,6 +100,8 @@ def _session(orders: Orders, suites: Sequence[Path], request: Request, path: Pat
     os.environ[ORDERS] = str(path)
     try:
         with progress, contextlib.ExitStack() as stack:
+            if request.stream and request.pytest_options:
+                stack.enter_context(contextlib.redirect_stdout(sys.stderr))
             if not request.pytest_options:
                 # Not "-p no:terminal": without its reporter pytest has no words for a failed assertion either.
                 silence = stack.enter_context(open(os.devnull, "w"))

@@ -19,6 +19,7 @@ from harness.arena.leftovers import await_and_remove
 from harness.arena.scratch import open_scratch
 from harness.cli.screen import wants_colour
 from harness.cli.signals import Terminated, deaf, sigterm_as_interrupt
+from harness.cli.stream import Stream
 from harness.engine import versions
 from harness.errors import Interrupted, MachineError
 from harness.image.build import write_images
@@ -58,27 +59,34 @@ def new_run(command: Sequence[str], subjects: Sequence[Subject], quick: bool, se
 
 
 @contextlib.contextmanager
-def under_way(output: Path, run: Run) -> Iterator[UnderWay]:
+def under_way(output: Path, run: Run, *, stream: bool = False) -> Iterator[UnderWay]:
     """Keep `run` in a folder of its own below `output`; at the end nothing else is left of it, and the report is out.
+
+    With `stream` it is written to stdout as it goes, and there is no report.
 
     After Ctrl-C or SIGTERM too: then `Interrupted` is raised once the partial report is written. Raises `StoreError`.
     """
     folder = RunFolder.create(output, run)
     # minirt is measured as it is installed, with its byte code; an editable checkout may not have any yet.
-    compileall.compile_dir(paths.PACKAGE, quiet=2)
+    for package in ("minirt", "linux"):
+        compileall.compile_dir(paths.PACKAGE / package, quiet=2)
     caught: KeyboardInterrupt | None = None
-    try:
-        with sigterm_as_interrupt(), open_scratch(run.run) as scratch:
-            blobs = scratch / "images"
-            folder.update(dataclasses.replace(run, images=write_images(blobs)))
-            yield UnderWay(folder, scratch, blobs)
-    except KeyboardInterrupt as interrupt:
-        caught = interrupt
-    with deaf():
-        await_and_remove(run.run)
-        ended = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        folder.update(dataclasses.replace(folder.read().run, ended=ended, interrupted=caught is not None))
-        _report(folder)
+    with contextlib.ExitStack() as reader:
+        if stream:
+            reader.enter_context(Stream(folder))
+        try:
+            with sigterm_as_interrupt(), open_scratch(run.run) as scratch:
+                blobs = scratch / "images"
+                folder.update(dataclasses.replace(run, images=write_images(blobs)))
+                yield UnderWay(folder, scratch, blobs)
+        except KeyboardInterrupt as interrupt:
+            caught = interrupt
+        with deaf():
+            await_and_remove(run.run)
+            ended = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+            folder.update(dataclasses.replace(folder.read().run, ended=ended, interrupted=caught is not None))
+            if not stream:
+                _report(folder)
     if caught is not None:
         raise Interrupted(Terminated.number(caught))
 

@@ -1,0 +1,116 @@
+"""``seatrial run --machine``: a trial on other machines, and one report of all."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from harness.cli.screen import wants_colour
+from harness.cli.signals import Terminated, deaf, sigterm_as_interrupt
+from harness.cli.trial_run import Request
+from harness.errors import Interrupted, MachineError
+from harness.fleet.campaign import CampaignInterrupted, Order, find_targets, hold_campaign
+from harness.fleet.lines import Recall
+from harness.model.record import Outcome
+from harness.store import read_folder
+
+
+def perform_fleet_run(machines: Sequence[str], request: Request) -> int:
+    """Hold the trial on each of `machines`, print the merged report, and return the exit status.
+
+    Raises `UsageError` before anything was started, `Interrupted` once everything is taken down and reported.
+    """
+    import os
+
+    targets = find_targets(machines)
+    if os.geteuid() != 0 and any(target.definition or target.name == "local" for target in targets):
+        raise MachineError("machines of our own need root here", "run it again as root: sudo seatrial run")
+    config = request.config or (Path("seatrial.toml") if Path("seatrial.toml").exists() else None)
+    order = Order(
+        command=request.command,
+        options=_options(request),
+        subjects=request.subjects,
+        pytest_options=request.pytest_options,
+        config=config,
+        output=request.output,
+        quick=request.quick,
+        seed=request.seed if request.seed is not None else int(time.time()),
+    )
+    interrupt: KeyboardInterrupt | None = None
+    with sigterm_as_interrupt():
+        try:
+            with Teller() as teller:
+                folders = hold_campaign(targets, order, teller, Recall())
+        except CampaignInterrupted as error:
+            folders, interrupt = error.folders, error.interrupt
+    with deaf():
+        _report(folders)
+    if interrupt is not None:
+        raise Interrupted(Terminated.number(interrupt))
+    runs = [read_folder(folder) for folder in folders]
+    broken = any(
+        "fault" in data.run.machine or {record.outcome for record in data.records} & {Outcome.FAIL, Outcome.ERROR}
+        for data in runs
+    )
+    return 1 if broken else 0
+
+
+def _options(request: Request) -> tuple[str, ...]:
+    return (
+        *(("--quick",) if request.quick else ()),
+        *(f"--suite={suite}" for suite in request.suites),
+        *((f"--attach={request.attach}",) if request.attach else ()),
+        *((f"--jobs={request.jobs}",) if request.jobs else ()),
+        *((f"--registry-port={request.registry_port}",) if request.registry_port is not None else ()),
+    )
+
+
+def _report(folders: Sequence[Path]) -> None:
+    from harness.report.formats import render
+
+    colour = wants_colour()
+    click.echo(render("table", folders, colour=colour), color=colour)
+    click.echo()
+    for folder in folders:
+        click.echo(f"  {folder}")
+    click.echo(f"once more: seatrial report --format html {' '.join(map(str, folders))} > machines.html")
+
+
+class Teller:
+    """Says what happens on which machine: lines below each other on a terminal, one a change elsewhere. Writes to stderr."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        self._started_s = time.monotonic()
+        self._console = Console(stderr=True)
+        self._tasks: dict[str, int] = {}
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[now]}", markup=False),
+            console=self._console,
+            disable=not self._console.is_terminal,
+            transient=True,
+        )
+
+    def __enter__(self) -> Teller:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, name: str, line: str) -> None:
+        if not self._console.is_terminal:
+            sys.stderr.write(f"{time.monotonic() - self._started_s:4.0f} s  {name}: {line}\n")
+            return
+        if name not in self._tasks:
+            self._tasks[name] = self._progress.add_task(name, total=None, now="")
+        self._progress.update(self._tasks[name], now=line[: max(self._console.width - len(name) - 20, 20)])  # type: ignore[arg-type]

@@ -1,0 +1,105 @@
+"""Vagrant, run where the machine's hypervisor is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from harness import paths
+from harness.command import HostRunner
+from harness.errors import CommandError, CommandTimeout, MachineError
+from harness.fleet.accelerator import Kind
+from harness.fleet.box import cache
+from harness.fleet.definition import Definition
+from harness.fleet.lines import NEVER, Recall, Say, follow
+from harness.fleet.place import URI, Place, PlaceRunner
+
+UP_LIMIT_S = 600.0
+"""for a machine to answer by ssh; emulated on two cores it takes about a minute"""
+TAIL_LINES = 15
+
+
+class Vagrant:
+    """The machine `definition` at `place`, run by `kind`."""
+
+    def __init__(self, definition: Definition, place: Place, kind: Kind, limit_s: float = UP_LIMIT_S) -> None:
+        self._definition, self._place, self._limit_s = definition, place, limit_s
+        self.console = place.folder / "console.log"
+        self._runner = PlaceRunner(place, self._environment(kind))
+
+    def up(self, say: Say, recall: Recall = NEVER) -> None:
+        """Bring it to life, and wait until it answers by ssh.
+
+        Raises `MachineError` with the end of what it wrote to its console where it does not, and with Vagrant's own words where
+        that cannot start it.
+        """
+        name = self._definition.name
+
+        def tell(line: str) -> None:
+            # "==> trixie: Starting domain.", the lines below it, and a line a percent of whatever is copied
+            if "Progress: " not in line:
+                say(line.removeprefix("==> ").removeprefix(f"{name}:").strip())
+
+        try:
+            follow(self._runner, ("vagrant", "up", name), tell, timeout_s=self._limit_s, recall=recall)
+        except CommandTimeout:
+            raise MachineError(
+                f"{name} did not answer by ssh within {self._limit_s:g} s{self.console_tail()}"
+            ) from None
+        except CommandError as error:
+            raise MachineError(f"{name} cannot be brought up: {_reason(error.stderr)}{self.console_tail()}") from None
+
+    def console_tail(self) -> str:
+        """The last lines of its serial console, as a paragraph; empty where there are none."""
+        try:
+            text = self.console.read_text(errors="replace")
+        except OSError:
+            return ""
+        lines = [line.rstrip() for line in text.splitlines() if line.strip()][-TAIL_LINES:]
+        return "\n".join(["\nthe end of its console:", *lines]) if lines else "\nits console stayed empty"
+
+    def ssh_config(self) -> str:
+        """Text of an ssh_config(5) that reaches it. Raises `CommandError`."""
+        return self._runner.run(("vagrant", "ssh-config", self._definition.name), timeout_s=120).check().text
+
+    def destroy(self) -> None:
+        """End the machine and remove its disk; a private place does that by going away. Raises `CommandError`."""
+        if self._place.private:
+            return
+        self._runner.run(("vagrant", "destroy", "--force", self._definition.name), timeout_s=300).check()
+
+    def _environment(self, kind: Kind) -> dict[str, str]:
+        own = self._definition.recipe is not None
+        return {
+            **os.environ,
+            "VAGRANT_CWD": str(paths.vagrant()),
+            "VAGRANT_DOTFILE_PATH": str(self._place.folder / "vagrant"),
+            # A public box is the user's; one of ours is in the cache already, and goes nowhere else.
+            **({"VAGRANT_HOME": str(cache() / "vagrant.d")} if own else {}),
+            "VAGRANT_DEFAULT_PROVIDER": "libvirt",
+            "VAGRANT_CHECKPOINT_DISABLE": "1",
+            "VAGRANT_NO_COLOR": "1",
+            "VAGRANT_NO_PARALLEL": "1",
+            "LIBVIRT_DEFAULT_URI": URI,
+            "SEATRIAL_CACHE": str(cache()),
+            "SEATRIAL_DRIVER": kind.driver,
+            "SEATRIAL_CONSOLE": str(self.console),
+        }
+
+
+def forget_boxes(name: str) -> None:
+    """Have Vagrant drop the copies that it made of boxes called `name` in the cache, but for the newest."""
+    home = cache() / "vagrant.d"
+    current = Path(os.path.realpath(cache() / "boxes" / f"{name}.box")).stem
+    for folder in (home / "boxes").glob(f"seatrial-VAGRANTSLASH-{name}-*"):
+        box = folder.name.replace("-VAGRANTSLASH-", "/")
+        if box != f"seatrial/{current}" and box.rpartition("-")[0] == f"seatrial/{name}":
+            argv = ("vagrant", "box", "remove", "--force", "--all", box)
+            HostRunner().run(argv, timeout_s=120, env={**os.environ, "VAGRANT_HOME": str(home)})
+
+
+def _reason(said: str) -> str:
+    """What Vagrant wrote after its progress lines: the message that it ends with."""
+    lines = [line for line in said.splitlines() if line.strip()]
+    told = [line for line in lines if not line.startswith(("==>", "    "))]
+    return "\n".join(told[-12:]) or (lines[-1] if lines else "Vagrant gave no reason")
