@@ -61,7 +61,8 @@ class Fleet:
         same error each time, without another try.
         """
         if subject.name in self._sunk:
-            raise self._sunk[subject.name]
+            # Without what it went through before: that grows each time, and is shown each time.
+            raise self._sunk[subject.name].with_traceback(None)
         if subject.name not in self._afloat:
             if self.orders.phase is Phase.CHECK:
                 # What goes wrong with the end of the subject before is told once, and is not held against this one.
