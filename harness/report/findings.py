@@ -6,13 +6,12 @@ import shlex
 from collections.abc import Iterable, Sequence
 
 from harness.model.record import Outcome, Record
-from harness.report.matrix import AREAS, COLUMNS, Finding
+from harness.report.matrix import RANKS, Finding
 from harness.report.words import clean, name
 from harness.store import RunData
 
 _ORDER = (Outcome.ERROR, Outcome.FAIL, Outcome.SKIP, Outcome.NA)
 _AGAIN = "reproduce: "
-_RANKS = {column.operation: rank for rank, column in enumerate((*COLUMNS, *AREAS))}
 
 
 def find_findings(runs: Sequence[RunData], labels: Sequence[str]) -> tuple[Finding, ...]:
@@ -53,4 +52,4 @@ def split_reason(record: Record) -> tuple[str, str]:
 
 def _operations(records: Iterable[Record]) -> tuple[str, ...]:
     found = dict.fromkeys(record.operation for record in records if record.operation)
-    return tuple(sorted(found, key=lambda operation: _RANKS.get(operation, len(_RANKS))))
+    return tuple(sorted(found, key=lambda operation: RANKS.get(operation, len(RANKS))))

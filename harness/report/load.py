@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.model.record import Cpu, Memory, Outcome, Phase, Record
+from harness.report.words import name as clean_name
 from harness.store import RunData, read_folder
 
 if TYPE_CHECKING:
     import pandas
+
+LOCAL = "local"
+"""The name of the machine that a run names none for: the one that Seatrial was started on."""
 
 _PARTS = {"cpu_ns": Cpu, "memory_bytes": Memory}
 NUMBERS = (
@@ -36,6 +40,24 @@ NUMBERS = (
 def load(folders: Sequence[Path]) -> list[RunData]:
     """Read runs. Raises `StoreError` for the first that is none."""
     return [read_folder(folder) for folder in folders]
+
+
+def machine_of(data: RunData) -> str:
+    """The name of the machine on which a run was held."""
+    return clean_name(str(data.run.machine.get("name") or LOCAL))
+
+
+def by_machine(runs: Sequence[RunData]) -> dict[str, list[RunData]]:
+    """Runs by machine, machines and runs in the order of `runs`."""
+    found: dict[str, list[RunData]] = {}
+    for data in runs:
+        found.setdefault(machine_of(data), []).append(data)
+    return found
+
+
+def tells_machines(runs: Sequence[RunData]) -> bool:
+    """Whether machines matter to a report on `runs`: there are several, or one has failed."""
+    return len(by_machine(runs)) > 1 or any(data.run.machine.get("fault") for data in runs)
 
 
 def frame(runs: Sequence[RunData]) -> pandas.DataFrame:

@@ -55,7 +55,7 @@ def _lines(matrix: Matrix) -> Iterator[str]:
         yield "## What went wrong"
         yield ""
         for finding in wrong:
-            yield from _finding(finding)
+            yield from render_finding(finding)
     skipped = [
         f"{MARKS[Outcome.SKIP]} **{plain(finding.name)}**: {plain(finding.reason)} ({plain(steps(finding.operations))})"
         for finding in matrix.found(Outcome.SKIP)
@@ -78,16 +78,19 @@ def _lines(matrix: Matrix) -> Iterator[str]:
     yield from describe_machines(matrix.runs, describe_notes(matrix))
 
 
-def describe_machines(heads: Sequence[Head], notes: Sequence[str]) -> Iterator[str]:
-    """What is known of the machines and versions, folded away."""
-    yield "<details><summary>Machine, versions, notes</summary>"
+def describe_machines(heads: Sequence[Head], notes: Sequence[str], name: str = "") -> Iterator[str]:
+    """What is known of the machines and versions, folded away. `name`: of the machine, where there are several."""
+    yield f"<details><summary>{f'{plain(name)}: machine' if name else 'Machine'}, versions, notes</summary>"
     yield ""
     for head in heads:
         if head.label:
             yield f"**{plain(head.label)}**"
             yield ""
-        pairs = [*facts(head.run.machine), *((name, clean(version)) for name, version in head.run.versions.items())]
-        yield from (f"- {plain(name)}: {plain(value)}" for name, value in pairs)
+        pairs = [
+            *facts(head.run.machine),
+            *((program, clean(version)) for program, version in head.run.versions.items()),
+        ]
+        yield from (f"- {plain(fact)}: {plain(value)}" for fact, value in pairs)
         yield ""
     yield from (f"- {plain(note)}" for note in notes)
     yield ""
@@ -124,7 +127,8 @@ def _sums(row: Row) -> list[str]:
     return [wall, megabytes(row.held.engine) if row.held.engine is not None else "", processes]
 
 
-def _finding(finding: Finding) -> Iterator[str]:
+def render_finding(finding: Finding) -> Iterator[str]:
+    """A section of its own: the reason, and how to reproduce it."""
     where = f", {plain(steps(finding.operations))}" if finding.operations else ""
     times = f" ({finding.count} times)" if finding.count > 1 else ""
     yield f"### {MARKS[finding.outcome]} {finding.outcome.value}: {plain(finding.name)}{where}{times}"

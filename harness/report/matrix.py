@@ -46,6 +46,9 @@ AREAS: tuple[Column, ...] = tuple(Column(area, area.name.lower()) for area in (*
 
 TITLES: Mapping[str, str] = {column.operation: column.title for column in (*COLUMNS, *AREAS, OTHER)}
 
+RANKS: Mapping[str, int] = {operation: rank for rank, operation in enumerate(TITLES)}
+"""The order of steps in a report."""
+
 MARKS: Mapping[Outcome, str] = {
     Outcome.PASS: "✓",
     Outcome.FAIL: "✗",
@@ -96,6 +99,13 @@ class Cell:
     apart: int = 0
     """samples of steps that failed: kept, not counted"""
     via: str = ""
+
+    @property
+    def passed(self) -> str:
+        """How many of its checks have passed, of how many that apply if not all: ``28``, ``27/28``; empty for none."""
+        passed = self.tests.get(Outcome.PASS, 0)
+        wrong = self.tests.get(Outcome.FAIL, 0) + self.tests.get(Outcome.ERROR, 0)
+        return f"{passed}/{passed + wrong}" if wrong else str(passed or "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,10 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 
 import click
-from tabulate import tabulate
 
 from harness.model.record import Outcome
-from harness.report.matrix import AREAS, MARKS, NO_MARK, Cell, Column, Finding, Matrix, Row
+from harness.report.grid import BLANK, GAP, chunks, render_grid, width_of
+from harness.report.matrix import AREAS, MARKS, NO_MARK, Column, Finding, Matrix, Row
 from harness.report.sentences import describe_absent, describe_figures, describe_legend, describe_run
 from harness.report.words import megabytes, number, steps
 
@@ -20,9 +20,6 @@ _COLOURS = {
     Outcome.SKIP: {"fg": "yellow"},
     Outcome.ERROR: {"fg": "magenta", "bold": True},
 }
-_GAP = "  "
-_BLANK = "\u2800"
-"""Stands for a space where tabulate would take one away and move a mark that stands alone."""
 _SUMS = ("total\nwall", "total\nCPU", "engine\nMB", "pro-\ncesses")
 
 Paint = Callable[[str, Outcome | None], str]
@@ -30,29 +27,37 @@ Paint = Callable[[str, Outcome | None], str]
 
 def render_table(matrix: Matrix, *, colour: bool = False, width: int = 160) -> str:
     """At `width` characters: one table, or the steps in as many as it takes. Escape sequences only where `colour`."""
-
-    def paint(text: str, outcome: Outcome | None) -> str:
-        return click.style(text, **_COLOURS[outcome]) if colour and outcome else text  # type: ignore[arg-type]
-
+    paint = painter(colour)
     parts = [part for head in matrix.runs for part in describe_run(head, len(matrix.runs) > 1)]
     if not matrix.rows:
-        return "\n".join([*_wrapped(parts, width), "", "This run has no subjects and no records."])
-    blocks = ["\n".join(_wrapped(parts, width)), *_tables(matrix, paint, width)]
-    blocks.append("\n".join(_wrapped(describe_legend(matrix), width)))
+        return "\n".join([*wrapped(parts, width), "", "This run has no subjects and no records."])
+    blocks = ["\n".join(wrapped(parts, width)), *_tables(matrix, paint, width)]
+    blocks.append("\n".join(wrapped(describe_legend(matrix), width)))
     for title, outcomes in (
         ("What went wrong", (Outcome.ERROR, Outcome.FAIL)),
         ("What was skipped", (Outcome.SKIP,)),
     ):
         found = matrix.found(*outcomes)
         if found:
-            blocks.append("\n".join([title, *(line for finding in found for line in _finding(finding, paint, width))]))
+            blocks.append(
+                "\n".join([title, *(line for finding in found for line in render_finding(finding, paint, width))])
+            )
     absent = describe_absent(matrix)
     if absent:
-        blocks.append("\n".join(["What is not offered, or not specified", *_wrapped(absent, width, "  ")]))
+        blocks.append("\n".join(["What is not offered, or not specified", *wrapped(absent, width, "  ")]))
     figures = describe_figures(matrix)
     if figures:
-        blocks.append("\n".join(["Figures", *_wrapped(figures, width, "  ")]))
+        blocks.append("\n".join(["Figures", *wrapped(figures, width, "  ")]))
     return "\n\n".join(blocks)
+
+
+def painter(colour: bool) -> Paint:
+    """What gives a text the colour of an outcome; where not `colour`, what leaves it as it is."""
+
+    def paint(text: str, outcome: Outcome | None) -> str:
+        return click.style(text, **_COLOURS[outcome]) if colour and outcome else text  # type: ignore[arg-type]
+
+    return paint
 
 
 def _tables(matrix: Matrix, paint: Paint, width: int) -> Iterator[str]:
@@ -61,19 +66,11 @@ def _tables(matrix: Matrix, paint: Paint, width: int) -> Iterator[str]:
     names = ["subject", *(row.name for row in matrix.rows)]
     sums = list(zip(_SUMS, *map(_sums, matrix.rows), strict=True))
     texts = [_column(column, matrix.rows, paint) for column in columns]
-    widths = [_width(text) + len(_GAP) for text in texts]
-    sums_width = sum(_width(text) + len(_GAP) for text in sums)
-    for chunk, last in _chunks(widths, width - _width(names), sums_width):
+    widths = [width_of(text) + len(GAP) for text in texts]
+    sums_width = sum(width_of(text) + len(GAP) for text in sums)
+    for chunk, last in chunks(widths, width - width_of(names), sums_width):
         shown = [names, *(texts[index] for index in chunk), *(sums if last else ())]
-        # The titles are the first row, not tabulate's headers: those it pads by two more characters a column.
-        rows = [list(row) for row in zip(*shown, strict=True)]
-        alignment = ["left"] + ["right"] * (len(shown) - 1)
-        lines = (
-            tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=alignment).replace(_BLANK, " ").split("\n")
-        )
-        titles = max(title.count("\n") for title in rows[0]) + 1
-        rule = _GAP.join("-" * _width(text) for text in shown)
-        yield "\n".join(line.rstrip() for line in (*lines[:titles], rule, *lines[titles:]))
+        yield "\n".join(render_grid(shown))
 
 
 def _column(column: Column, rows: Sequence[Row], paint: Paint) -> list[str]:
@@ -82,51 +79,14 @@ def _column(column: Column, rows: Sequence[Row], paint: Paint) -> list[str]:
     times = [number(cell.cost.wall_ms) if cell and cell.cost else "" for cell in cells]
     if column in AREAS:
         # Many checks and no cost: how many of those that apply have passed.
-        times = [_passed(cell) if cell else "" for cell in cells]
+        times = [cell.passed if cell else "" for cell in cells]
     size = max(map(len, times), default=0)
     texts = [column.title.replace(" ", "\n")]
     for cell, time in zip(cells, times, strict=True):
         mark = paint(MARKS[cell.outcome], cell.outcome) if cell else NO_MARK
-        first = f"{mark} {time:{_BLANK}>{size}}" if size else mark
+        first = f"{mark} {time:{BLANK}>{size}}" if size else mark
         texts.append(f"{first}\n{number(cell.cost.cpu_ms)}" if cell and cell.cost else first)
     return texts
-
-
-def _passed(cell: Cell) -> str:
-    passed = cell.tests.get(Outcome.PASS, 0)
-    wrong = cell.tests.get(Outcome.FAIL, 0) + cell.tests.get(Outcome.ERROR, 0)
-    return f"{passed}/{passed + wrong}" if wrong else str(passed or "")
-
-
-def _chunks(widths: Sequence[int], room: int, sums: int) -> Iterator[tuple[list[int], bool]]:
-    """Indices of columns in as few tables as fit, all about equally wide; the sums stand in the last."""
-    tables = 1
-    groups = _divide(widths, tables, sums)
-    while tables < len(widths) and any(_taken(widths, group, sums) > room for group in groups):
-        tables += 1
-        groups = _divide(widths, tables, sums)
-    for group in groups:
-        yield group, group is groups[-1]
-
-
-def _taken(widths: Sequence[int], group: Sequence[int], sums: int) -> int:
-    return sum(widths[index] for index in group) + (sums if group[-1] == len(widths) - 1 else 0)
-
-
-def _divide(widths: Sequence[int], tables: int, sums: int) -> list[list[int]]:
-    share = (sum(widths) + sums) / tables
-    groups: list[list[int]] = [[]]
-    used = 0
-    for index, size in enumerate(widths):
-        if groups[-1] and used + size / 2 > share * len(groups) and len(groups) < tables:
-            groups.append([])
-        groups[-1].append(index)
-        used += size
-    return groups
-
-
-def _width(texts: Sequence[str]) -> int:
-    return max(len(click.unstyle(line)) for text in texts for line in text.split("\n"))
 
 
 def _sums(row: Row) -> tuple[str, str, str, str]:
@@ -139,23 +99,25 @@ def _sums(row: Row) -> tuple[str, str, str, str]:
     )
 
 
-def _finding(finding: Finding, paint: Paint, width: int) -> Iterator[str]:
+def render_finding(finding: Finding, paint: Paint, width: int) -> Iterator[str]:
+    """Lines: outcome, who and where, the reason (only its first line, if nothing is wrong), how to reproduce it."""
     where = steps(finding.operations)
     times = f" ({finding.count} times)" if finding.count > 1 and finding.reproduce else ""
     first, *rest = finding.reason.split("\n")
     mark = paint(f"{MARKS[finding.outcome]} {finding.outcome.value}", finding.outcome)
     head = f"{finding.name}, {where}{times}: {first}" if where else f"{finding.name}{times}: {first}"
-    lines = _wrapped([head], width - 8, "") or [""]
+    lines = wrapped([head], width - 8, "") or [""]
     yield f"  {mark}{' ' * (6 - len(finding.outcome.value))}{lines[0]}"
     yield from (f"          {line}" for line in lines[1:])
     if finding.outcome in (Outcome.FAIL, Outcome.ERROR):
         for line in rest:
-            yield from (f"          {part}" for part in (_wrapped([line], width - 10) or [""]))
+            yield from (f"          {part}" for part in (wrapped([line], width - 10) or [""]))
         if finding.reproduce:
             yield f"          reproduce: {finding.reproduce}"
 
 
-def _wrapped(lines: Sequence[str], width: int, indent: str = "") -> list[str]:
+def wrapped(lines: Sequence[str], width: int, indent: str = "") -> list[str]:
+    """`lines` in `width` characters (40 at the least); what does not fit into one goes on two further to the right."""
     return [
         part
         for line in lines
