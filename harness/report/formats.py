@@ -15,7 +15,11 @@ from harness.report.bench import table as bench_table
 from harness.report.csv import render_csv
 from harness.report.html import render_html
 from harness.report.junit import render_junit
-from harness.report.load import load
+from harness.report.load import load, tells_machines
+from harness.report.machines import Merged, find_merged
+from harness.report.machines.html import render_html as render_machines_html
+from harness.report.machines.markdown import render_markdown as render_machines_markdown
+from harness.report.machines.table import render_table as render_machines_table
 from harness.report.markdown import render_markdown
 from harness.report.matrix import Matrix
 from harness.report.statistics import find_matrix
@@ -25,6 +29,10 @@ from harness.store import RunFolder
 FORMATS = ("table", "markdown", "html", "junit", "csv")
 
 _TABLES: Mapping[str, Callable[[Matrix], str]] = {"markdown": render_markdown, "html": render_html}
+_MACHINES: Mapping[str, Callable[[Merged], str]] = {
+    "markdown": render_machines_markdown,
+    "html": render_machines_html,
+}
 _BENCHES: Mapping[str, Callable[[BenchResult], str]] = {
     "markdown": bench_markdown.render_markdown,
     "html": bench_html.render_html,
@@ -34,6 +42,8 @@ _BENCHES: Mapping[str, Callable[[BenchResult], str]] = {
 
 def render(form: str, folders: Sequence[Path], *, colour: bool = False, width: int | None = None) -> str:
     """A report of one run, or of several side by side, as the text of one of `FORMATS`; a bench stands alone.
+
+    Runs of several machines become a report on what differs between them, with a column for each subject on each machine.
 
     `colour` and `width` (characters; that of the terminal, or 160 where there is none) are for the table alone. Raises
     `StoreError` where a folder is none of a run, `UsageError` for an unknown format and for a bench among others.
@@ -53,6 +63,11 @@ def render(form: str, folders: Sequence[Path], *, colour: bool = False, width: i
         )
     if form == "junit":
         return render_junit(runs)
+    if tells_machines(runs):
+        merged = find_merged(runs)
+        return (
+            _MACHINES[form](merged) if form in _MACHINES else render_machines_table(merged, colour=colour, width=width)
+        )
     matrix = find_matrix(runs)
     return _TABLES[form](matrix) if form in _TABLES else render_table(matrix, colour=colour, width=width)
 
