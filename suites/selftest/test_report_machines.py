@@ -15,7 +15,7 @@ import pytest
 from harness.model.record import Cpu, Memory, Outcome, Phase, Record, Run
 from harness.report import FORMATS, render
 from harness.report.machines import Merged, find_merged
-from harness.report.machines.sentences import describe_agreement, describe_platform
+from harness.report.machines.sentences import describe_agreement, describe_platform, find_others
 from harness.store import RunData, RunFolder
 
 MS = 1_000_000
@@ -191,6 +191,26 @@ def test_what_was_not_tried_is_no_difference() -> None:
         held("b", check("oci:runc", "stop", test="test_one"), fault="x"),
     ]
     assert outcomes(find_merged(failed_before)) == [("oci:runc", ("stop",), ("test_stop",), {"a": "fail"})]
+
+
+def test_one_reason_on_several_machines_is_told_once() -> None:
+    """How to reproduce it names the machine, and makes no second reason of it."""
+
+    def broken(machine: str, *more: Record) -> RunData:
+        reason = f"it hangs\nreproduce: seatrial run --machine {machine} oci:runc"
+        return held(machine, check("oci:runc", "stop", Outcome.FAIL, reason=reason), *more)
+
+    merged = find_merged([broken("a"), broken("b")])
+    ((place, (finding,)),) = find_others(merged, Outcome.FAIL)
+    assert (place, finding.reason, finding.reproduce) == (
+        "every machine",
+        "it hangs",
+        "seatrial run --machine a oci:runc",
+    )
+    merged = find_merged([held("c", check("oci:runc", "stop")), broken("a"), broken("b")])
+    (finding,) = merged.told
+    assert (finding.name, finding.reproduce) == ("oci:runc on a and b", "seatrial run --machine a oci:runc")
+    assert find_others(merged, Outcome.FAIL) == []
 
 
 def test_turns_are_one_test() -> None:

@@ -101,23 +101,23 @@ class Difference:
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """The reasons, worst first, with the machines that give each."""
-        found: dict[Ending, list[str]] = {}
+        """The reasons, worst first, with the machines that give each; reproduced on the first of them."""
+        found: dict[tuple[Outcome, str], list[str]] = {}
         for machine, ending in self.endings.items():
             if ending.outcome is not Outcome.PASS:
-                found.setdefault(ending, []).append(machine)
-        worst_first = sorted(found.items(), key=lambda pair: list(Outcome).index(pair[0].outcome), reverse=True)
+                found.setdefault((ending.outcome, ending.reason), []).append(machine)
+        worst_first = sorted(found.items(), key=lambda pair: list(Outcome).index(pair[0][0]), reverse=True)
         return tuple(
             Finding(
                 name=f"{self.subject} on {enumerated(machines)}",
-                outcome=ending.outcome,
-                reason=ending.reason,
+                outcome=outcome,
+                reason=reason,
                 operations=self.operations,
                 tests=self.tests,
                 count=1,
-                reproduce=ending.reproduce,
+                reproduce=self.endings[machines[0]].reproduce,
             )
-            for ending, machines in worst_first
+            for (outcome, reason), machines in worst_first
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from harness.model.record import Outcome
 from harness.report.machines.result import Difference, Group, Lane, Machine, Merged, enumerated, median_of
@@ -153,12 +153,22 @@ def compared_groups(merged: Merged) -> list[Group]:
 
 
 def find_others(merged: Merged, *outcomes: Outcome) -> list[tuple[str, list[Finding]]]:
-    """The findings that no difference tells, by the machines that have them: ``every machine``, ``trixie and sid``."""
-    at: dict[Finding, list[str]] = {}
+    """The findings that no difference tells, by the machines that have them: ``every machine``, ``trixie and sid``.
+
+    The same one on several machines is told once, reproduced on the first of them.
+    """
+    at: dict[tuple[str, Outcome, str, tuple[str, ...]], list[tuple[str, Finding]]] = {}
     for machine in merged.machines:
-        for finding in machine.matrix.found(*outcomes):
-            at.setdefault(finding, []).append(machine.name)
-    return _by_place(merged, list(at.items()))
+        for it in machine.matrix.found(*outcomes):
+            at.setdefault((it.name, it.outcome, it.reason, it.operations), []).append((machine.name, it))
+    places: dict[tuple[str, ...], list[Finding]] = {}
+    for alike in at.values():
+        places.setdefault(tuple(machine for machine, _ in alike), []).append(alike[0][1])
+    everywhere = len(merged.machines)
+    return [
+        ("every machine" if len(names) == everywhere > 1 else enumerated(list(names)), found)
+        for names, found in sorted(places.items(), key=lambda place: -len(place[0]))
+    ]
 
 
 def collect(merged: Merged, describe: Callable[[Matrix], list[str]]) -> list[str]:
@@ -169,14 +179,3 @@ def collect(merged: Merged, describe: Callable[[Matrix], list[str]]) -> list[str
             at.setdefault(clean(line), []).append(f"{machine.name} (tcg)" if machine.emulated else machine.name)
     whole = len(merged.machines)
     return [line if len(names) == whole > 1 else f"{enumerated(names)}: {line}" for line, names in at.items()]
-
-
-def _by_place(merged: Merged, findings: Sequence[tuple[Finding, list[str]]]) -> list[tuple[str, list[Finding]]]:
-    places: dict[tuple[str, ...], list[Finding]] = {}
-    for finding, names in findings:
-        places.setdefault(tuple(names), []).append(finding)
-    everywhere = len(merged.machines)
-    return [
-        ("every machine" if len(names) == everywhere > 1 else enumerated(list(names)), found)
-        for names, found in sorted(places.items(), key=lambda place: -len(place[0]))
-    ]
