@@ -15,10 +15,12 @@ from harness.engine.daemon import START_S
 from harness.engine.engine import Row, RunningEngine
 from harness.engine.handlers import require_handler
 from harness.engine.listener import INIT, find_listener
+from harness.engine.pause_image import pause_image
 from harness.engine.programs import version_of
 from harness.errors import EngineError, WaitTimeout
 from harness.keeper.ladder import descendants
 from harness.linux.cgroups import cgroup_of
+from harness.model.capability import Capability
 from harness.model.subject import Subject
 
 
@@ -28,7 +30,7 @@ class Attached:
     row = Row("attached", handlers=False)
 
     def __init__(self, subject: Subject, arena: Arena, registry: str) -> None:
-        self._subject, self._arena = subject, arena
+        self._subject, self._arena, self._registry = subject, arena, registry
 
     @classmethod
     def obstacle(cls, subject: Subject) -> str:
@@ -51,18 +53,31 @@ class Attached:
         except WaitTimeout as error:
             raise EngineError("attached", f"{path}: systemd holds the socket, and started no engine for it") from error
         name, version, cgroup = _identify(self._arena, pid)
-        yield RunningEngine(
-            name=name or "attached",
-            version=version,
-            socket=path,
-            pids=(pid,) if pid else (),
-            log=Path(os.devnull),
-            native=native(path) if name == "containerd" else MappingProxyType({}),
-            handler=_handler(self._subject),
-            cgroup_parent="",
-            cgroup=cgroup if cgroup.strip("/") else "",
-            notes=_notes(name, pid, cgroup),
-        )
+        with contextlib.ExitStack() as stack:
+            notes = _notes(name, pid, cgroup)
+            if name == "containerd" and Capability.CRI in self._subject.capabilities:
+                notes += stack.enter_context(pause_image(self._arena, pid, path, self._registry))
+            yield RunningEngine(
+                name=name or "attached",
+                version=version,
+                socket=path,
+                pids=(pid,) if pid else (),
+                log=Path(os.devnull),
+                native=native(path) if name == "containerd" else MappingProxyType({}),
+                handler=_handler(self._subject),
+                cgroup_parent="",
+                cgroup=cgroup if cgroup.strip("/") else "",
+                notes=notes,
+            )
+
+
+def version_behind(path: Path) -> dict[str, str]:
+    """Version of the engine that listens at a socket, under a name that tells it from one of our own; empty where it is hidden."""
+    with contextlib.suppress(OSError):
+        program = _program(find_listener(path))
+        version = version_of(program)
+        return {f"{program.name} at {path}": version} if version else {}
+    return {}
 
 
 def _handler(subject: Subject) -> str:
@@ -94,7 +109,7 @@ def _program(pid: int) -> Path:
 
 
 def _notes(name: str, pid: int, cgroup: str) -> tuple[str, ...]:
-    notes = []
+    notes = ["no cost of containers: they are where the engine puts them, on no account of ours"]
     if not cgroup.strip("/"):
         notes.append("the engine is in the root cgroup: its cost cannot be told from others'")
     elif name == "dockerd" and "containerd" not in map(_name, descendants(pid)):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import MappingProxyType
 
 from harness import __version__
 from harness.arena import Arena
-from harness.engine.attached import Attached
+from harness.engine.attached import Attached, version_behind
 from harness.engine.containerd import Containerd
 from harness.engine.docker import Docker
 from harness.engine.engine import Engine, RunningEngine
@@ -73,6 +74,8 @@ def versions(subject: Subject) -> dict[str, str]:
         programs[CLIENT_PROGRAMS[subject.client]] = CLIENT_PROGRAMS[subject.client]
     if kind.row.handlers:
         programs[subject.handler] = subject.handler
+    if kind is Attached:
+        return version_behind(Path(subject.socket))
     found = {name: version_of(path) for name, program in programs.items() if (path := find_program(program))}
     if "minirt" in (subject.engine, subject.handler):
         found["minirt"] = __version__

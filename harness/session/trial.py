@@ -269,7 +269,9 @@ def open_trial(
 
 
 def _groups(arena: Arena, engine: RunningEngine) -> dict[str, str]:
-    return {"engine": engine.cgroup, "client": arena.cgroups.client, "pods": arena.cgroups.pods}
+    # Below the arena's cgroup there is none of an engine's that puts its containers elsewhere: absent, and not 0.
+    pods = {"pods": arena.cgroups.pods} if engine.cgroup_parent else {}
+    return {"engine": engine.cgroup, "client": arena.cgroups.client, **pods}
 
 
 def _where(arena: Arena, engine: RunningEngine) -> Callable[[], list[int]]:
