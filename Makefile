@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help trial test lint type unit doctor setup report clean distclean runtimes
+.PHONY: help trial test lint type unit machines doctor setup report clean distclean runtimes
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -27,7 +27,7 @@ trial: $(VENV)/installed runtimes  ## Set up, then put every runtime of this mac
 	@status=0; $(ROOT) $(BIN)/seatrial run $(RUN) || status=$$?; \
 		[ "$(ROOT)" = env ] || [ ! -d results ] || $(ROOT) chown -R "$$(id -u):$$(id -g)" results; exit $$status
 
-test: $(VENV)/installed-dev runtimes lint type unit  ## Set up, then lint, type-check and test
+test: $(VENV)/installed-dev runtimes lint type unit machines  ## Set up, then lint, type-check and test
 
 lint: $(VENV)/installed-dev  ## Lint, formatting, and the direction of imports
 	@$(BIN)/ruff check --quiet .
@@ -39,6 +39,10 @@ type: $(VENV)/installed-dev  ## Check types, strictly
 
 unit: $(VENV)/installed-dev  ## Run the tests of Seatrial itself, as root where that can be had
 	@$(ROOT) $(BIN)/pytest -q -p no:cacheprovider -n $(WORKERS) --dist loadgroup suites/selftest
+
+machines: $(VENV)/installed-dev runtimes  ## Hold the quick trial in a virtual machine that is made here, and see it fail there
+	@$(BIN)/seatrial setup vm
+	@$(ROOT) $(BIN)/pytest -q -p no:cacheprovider -m vm suites/selftest
 
 doctor: $(VENV)/installed  ## Say what this machine has, and which subjects will run
 	@$(ROOT) $(BIN)/seatrial doctor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
@@ -18,8 +19,12 @@ def fixtures(package: Path = PACKAGE) -> Path:
 
 
 def vagrant(package: Path = PACKAGE) -> Path:
-    """The folder of the machines' definitions and of what goes into their boxes. Raises `FileNotFoundError`."""
-    return _folder(package, "vagrant")
+    """The folder of the machines' definitions and of what goes into their boxes; ``SEATRIAL_VAGRANT`` names one of your own.
+
+    Raises `FileNotFoundError`.
+    """
+    own = os.environ.get("SEATRIAL_VAGRANT")
+    return Path(own).absolute() if own else _folder(package, "vagrant")
 
 
 def checkout(package: Path = PACKAGE) -> Path | None:

@@ -19,7 +19,7 @@ from harness.model.record import Outcome
 from harness.store import read_folder
 
 
-def perform_fleet_run(machines: Sequence[str], request: Request) -> int:
+def perform_fleet_run(machines: Sequence[str], request: Request, ssh_config: Path | None = None) -> int:
     """Hold the trial on each of `machines`, print the merged report, and return the exit status.
 
     Raises `UsageError` before anything was started, `Interrupted` once everything is taken down and reported.
@@ -39,6 +39,7 @@ def perform_fleet_run(machines: Sequence[str], request: Request) -> int:
         output=request.output,
         quick=request.quick,
         seed=request.seed if request.seed is not None else int(time.time()),
+        ssh_config=ssh_config,
     )
     interrupt: KeyboardInterrupt | None = None
     with sigterm_as_interrupt():

@@ -54,6 +54,11 @@ Exit status: 0 no cell is fail or error; 1 some cell is; 2 bad usage; 3 this mac
     metavar="M",
     help="Hold the trial there: a machine of `seatrial vm list`, ssh://user@host[:port], or local (may be repeated).",
 )
+@click.option(
+    "--ssh-config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="How ssh gets to ssh://... machines.  [default: your own configuration]",
+)
 @click.option("--stream", is_flag=True, help="Write the run to stdout as JSON lines while it goes; no report.")
 @click.option(
     "--registry-port",
@@ -71,6 +76,7 @@ def run(
     seed: int | None,
     jobs: int | None,
     machines: tuple[str, ...],
+    ssh_config: Path | None,
     stream: bool,
     registry_port: int | None,
 ) -> int:
@@ -99,7 +105,7 @@ def run(
     if machines:
         from harness.cli.fleet_run import perform_fleet_run
 
-        return perform_fleet_run(machines, request)
+        return perform_fleet_run(machines, request, ssh_config)
     return perform_run(request)
 
 

@@ -84,7 +84,9 @@ def cache() -> Path:
 
 def digest(recipe: Recipe) -> str:
     """What a box is kept under: changes with everything that its content is made from, but for the packages' versions."""
-    parts = hashlib.sha256(json.dumps([FORM, dataclasses.asdict(recipe), LEAVE_OUT, platform.machine()]).encode())
+    parts = hashlib.sha256(
+        json.dumps([FORM, dataclasses.asdict(recipe), LEAVE_OUT, VAGRANTFILE, platform.machine()]).encode()
+    )
     folder = paths.vagrant()
     for file in (folder / "settle.sh", *sorted(path for path in (folder / "guest").rglob("*") if path.is_file())):
         parts.update(f"\0{file.relative_to(folder)}\0".encode() + file.read_bytes())
@@ -227,6 +229,8 @@ def _bootstrap(recipe: Recipe, target: Path, work: Path) -> Sequence[str]:
     )
     return (
         *("mmdebstrap", "--variant=minbase", f"--include={','.join(recipe.packages)}"),
+        # An archive that is kept as it was on one day serves those best who want the same box again.
+        '--aptopt=Acquire::Check-Valid-Until "false"',
         *(f"--dpkgopt=path-exclude={pattern}" for pattern in LEAVE_OUT),
         *(f"--customize-hook={hook}" for hook in hooks),
         *(recipe.suite, str(target), *_mirror()),

@@ -20,6 +20,7 @@ from typing import Any
 from harness import __version__
 from harness.command import Completed, HostProcess, HostRunner
 from harness.errors import SeatrialError, StoreError
+from harness.fleet.cargo import PATH
 from harness.fleet.checks import check_machine
 from harness.fleet.definition import Definition, find_definition, read_definitions
 from harness.fleet.expedition import hold, shipped
@@ -48,6 +49,8 @@ class Order:
     output: Path
     quick: bool
     seed: int
+    ssh_config: Path | None = None
+    """for hosts that are named by their address"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,19 +157,21 @@ def _visit(target: Target, order: Order, say: Say, recall: Recall) -> Path:
             with tempfile.TemporaryDirectory(prefix="seatrial-") as folder:
                 argv = (sys.executable, "-m", "harness.cli", *_words(order, (), order.config, Path(folder)))
                 return hold(LocalShore(), argv, order.output, {}, say, recall)
-        with _linked(target, about, say, recall) as link:
+        with _linked(target, order, about, say, recall) as link:
             recall.check()
-            say("checking the machine")
-            checked = check_machine(link, target.definition)
-            say(str(checked))
-            about["checks"] = str(checked)
             files = {order.config.name: order.config.read_bytes()} if order.config else {}
-            with shipped(link, files, say) as place:
+            with shipped(link, files, say) as (place, interpreter):
+                recall.check()
+                say("checking the machine")
+                about["checks"] = str(check_machine(link, place, interpreter, target.definition, recall))
+                say(about["checks"])
                 recall.check()
                 config = Path(place, order.config.name) if order.config else None
                 attached = target.definition.subjects if target.definition and not order.subjects else ()
                 words = _words(order, attached, config, Path(place, "results"))
                 argv = (
+                    # Where the link is lost nobody else removes what was shipped.
+                    *("sh", "-c", '"$@"; status=$?; rm -rf --one-file-system "$0"; exit $status', place),
                     *("env", "-C", place, f"PATH={place}/bin:{PATH}", "LC_ALL=C.UTF-8", "NO_COLOR=1"),
                     *(f"{place}/bin/seatrial", *words),
                 )
@@ -180,14 +185,11 @@ def _visit(target: Target, order: Order, say: Say, recall: Recall) -> Path:
         return _failed(target, order, about, "\n".join([str(error), *getattr(error, "__notes__", ())]))
 
 
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-
 @contextlib.contextmanager
-def _linked(target: Target, about: dict[str, Any], say: Say, recall: Recall) -> Iterator[Link]:
+def _linked(target: Target, order: Order, about: dict[str, Any], say: Say, recall: Recall) -> Iterator[Link]:
     """A link to the machine; one that is not up is brought up for as long as it is needed."""
     if target.definition is None:
-        with Link(parse_address(target.name), target.name) as link:
+        with Link(parse_address(target.name, order.ssh_config), target.name) as link:
             yield link
         return
     with reserved(target.name, "a trial is held there"), contextlib.ExitStack() as undo:

@@ -29,6 +29,8 @@ STAYS_HERE = ("pandas", "scipy")
 """Only reports need them, and those are made here."""
 OLDEST = (3, 11)
 PLATFORMS = ("manylinux_2_28", "manylinux_2_17", "manylinux2014", "manylinux_2_34")
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""Of a command on a machine: what one that comes by ssh is given may lack the system folders."""
 QUESTION = (
     "import json, os, platform, sys; "
     "print(json.dumps([*sys.version_info[:2], platform.machine(), os.path.realpath(sys.executable)]))"

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from harness.command import Completed, HostProcess
 from harness.errors import CommandError, CommandTimeout, MachineError, SeatrialError
-from harness.fleet.cargo import QUESTION, pack_harness, pack_libraries, parse_interpreter
+from harness.fleet.cargo import QUESTION, Interpreter, pack_harness, pack_libraries, parse_interpreter
 from harness.fleet.lines import Recall, Say
 from harness.fleet.link import Link
 from harness.model.record import Record, Run
@@ -40,8 +40,8 @@ class Shore(Protocol):
 
 
 @contextlib.contextmanager
-def shipped(link: Link, files: Mapping[str, bytes], say: Say) -> Iterator[str]:
-    """The path of a folder there that has the harness; it is gone afterwards. Raises `MachineError`, `CommandError`."""
+def shipped(link: Link, files: Mapping[str, bytes], say: Say) -> Iterator[tuple[str, Interpreter]]:
+    """The path of a folder there that has the harness, and the Python it is for; it is gone afterwards. Raises `MachineError`, `CommandError`."""
     answer = link.run(("python3", "-c", QUESTION))
     interpreter = parse_interpreter(answer.text, link.name)
     libraries = pack_libraries(interpreter, say)
@@ -61,7 +61,7 @@ def shipped(link: Link, files: Mapping[str, bytes], say: Say) -> Iterator[str]:
                 file.write(data)
                 file.flush()
                 link.send(Path(file.name), ("tee", f"{place}/{name}"), timeout_s=60)
-        yield place
+        yield place, interpreter
     finally:
         if link.alive:
             with contextlib.suppress(SeatrialError):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from harness.clock import wait_until
-from harness.command import Process
+from harness.command import Completed, HostRunner, Process
 from harness.errors import CommandError, CommandTimeout, SeatrialError, WaitTimeout
 
 Say = Callable[[str], None]
@@ -99,3 +100,20 @@ def follow(
             listener.join(2.0)
     if status:
         raise CommandError(argv, status, "\n".join(heard))
+
+
+def run(argv: Sequence[str], *, timeout_s: float, recall: Recall) -> Completed:
+    """As `HostRunner.run`, but ended when the user asks for the end. Raises `Recalled` then, `CommandTimeout` as that does."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        process = HostRunner().start(argv, stdout_fd=out.fileno(), stderr_fd=err.fileno())
+        try:
+            wait_until(lambda: recall.asked or process.poll() is not None, timeout_s, "the command to end")
+            recall.check()
+        except BaseException as error:
+            process.stop()
+            if isinstance(error, WaitTimeout):
+                raise CommandTimeout(argv, timeout_s) from None
+            raise
+        out.seek(0)
+        err.seek(0)
+        return Completed(tuple(argv), process.wait(1.0), out.read(), err.read())

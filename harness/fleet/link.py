@@ -33,13 +33,14 @@ class Address:
     """what ssh is run by: a program that enters the machine's network first"""
 
 
-def parse_address(text: str) -> Address:
-    """``ssh://[user@]host[:port]``. Raises `UsageError`."""
+def parse_address(text: str, config: Path | None = None) -> Address:
+    """``ssh://[user@]host[:port]``; `config` is read in place of the user's own ssh_config(5). Raises `UsageError`."""
     match = re.fullmatch(r"ssh://((?:[A-Za-z0-9._-]+@)?)([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(\d{1,5}))?/?", text)
     if match is None or match[2].startswith("-") or match[1].startswith("-"):
         raise UsageError(f"{text!r} is not the address of a host: write ssh://user@host or ssh://user@host:port")
     port = ("-p", match[3]) if match[3] else ()
-    return Address(match[1] + match[2].strip("[]"), port)
+    own = ("-F", str(config)) if config else ()
+    return Address(match[1] + match[2].strip("[]"), (*own, *port))
 
 
 class Link:
@@ -97,38 +98,25 @@ class Link:
     @property
     def ssh(self) -> tuple[str, ...]:
         """The beginning of a command line that goes over this link; a command for the machine's shell follows."""
-        how = ("-S", str(self._socket), "-o", "ControlMaster=no", "-o", "BatchMode=yes")
+        # Where the link is lost, ssh would connect anew, past all that was settled.
+        how = ("-S", str(self._socket), "-o", "ControlMaster=no", "-o", "ProxyCommand=false", "-o", "BatchMode=yes")
         return ("ssh", *how, *self._address.options, self._address.host)
-
-    @property
-    def needs_sudo(self) -> bool:
-        """Whether whoever it logs in as is not root there."""
-        return bool(self._sudo)
-
-    @property
-    def alias(self) -> str:
-        """The link's name as a name of a host."""
-        return re.sub(r"[^A-Za-z0-9.-]+", "-", self.name).strip("-")
-
-    @property
-    def config(self) -> str:
-        """The link as ssh_config(5), for programs that call ssh themselves: the host is called `alias`."""
-        return f"Host {self.alias}\n  ControlPath {self._socket}\n  ControlMaster no\n  BatchMode yes\n"
 
     def run(self, argv: Sequence[str], *, timeout_s: float = 60.0, root: bool = True) -> Completed:
         """Run `argv` there to its end. Raises `CommandTimeout`, `MachineError` where the connection is lost."""
-        return self._checked(HostRunner().run((*self.ssh, self._line(argv, root)), timeout_s=timeout_s))
+        return self._checked(HostRunner().run((*self.ssh, self.line(argv, root=root)), timeout_s=timeout_s))
 
     def start(self, argv: Sequence[str], *, stdout_fd: int, stderr_fd: int) -> HostProcess:
         """Start `argv` there, as root. Ending the process here does not end the one there."""
-        return HostRunner().start((*self.ssh, self._line(argv, True)), stdout_fd=stdout_fd, stderr_fd=stderr_fd)
+        return HostRunner().start((*self.ssh, self.line(argv)), stdout_fd=stdout_fd, stderr_fd=stderr_fd)
 
     def send(self, archive: Path, argv: Sequence[str], *, timeout_s: float) -> None:
         """Have `argv` there read the file `archive` as its stdin. Raises `CommandError`, `MachineError`."""
-        done = HostRunner().run((*self.ssh, self._line(argv, True)), timeout_s=timeout_s, input=archive.read_bytes())
+        done = HostRunner().run((*self.ssh, self.line(argv)), timeout_s=timeout_s, input=archive.read_bytes())
         self._checked(done).check()
 
-    def _line(self, argv: Sequence[str], root: bool) -> str:
+    def line(self, argv: Sequence[str], *, root: bool = True) -> str:
+        """`argv` for the machine's shell; as root, unless it is said otherwise."""
         return shlex.join((*(self._sudo if root else ()), *argv))
 
     def _checked(self, done: Completed) -> Completed:

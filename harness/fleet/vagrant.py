@@ -59,7 +59,7 @@ class Vagrant:
         return "\n".join(["\nthe end of its console:", *lines]) if lines else "\nits console stayed empty"
 
     def ssh_config(self) -> str:
-        """Text of an ssh_config(5) that reaches it. Raises `CommandError`."""
+        """What ssh has to read to reach the machine. Raises `CommandError`."""
         return self._runner.run(("vagrant", "ssh-config", self._definition.name), timeout_s=120).check().text
 
     def destroy(self) -> None:

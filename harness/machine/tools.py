@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,9 @@ class Tool:
     """whether it is installed when no name is given"""
 
 
+QEMU = f"qemu-system-{platform.machine()}"
+QEMU_PACKAGE = "qemu-system-x86" if platform.machine() == "x86_64" else "qemu-system-arm"
+
 _ROWS = (
     Tool("containerd", "engine", ("containerd", "ctr"), ("containerd",)),
     Tool("docker", "engine", ("dockerd",), ("docker.io",)),
@@ -45,6 +49,16 @@ _ROWS = (
     Tool("uidmap", "ids of a user's containers", ("newuidmap", "newgidmap"), ("uidmap",), default=False),
     Tool("criu", "checkpoints of minirt's containers", ("criu",), ("criu",), default=False),
     Tool("crictl", "client of any CRI engine", ("crictl",)),
+    Tool(
+        "vm",
+        "virtual machines to hold trials on",
+        (QEMU, "qemu-img", "libvirtd", "virsh", "vagrant", "mmdebstrap", "mke2fs", "ssh"),
+        (
+            *(QEMU_PACKAGE, "qemu-utils", "libvirt-daemon-system", "libvirt-clients", "dnsmasq-base"),
+            *("vagrant", "vagrant-libvirt", "mmdebstrap", "e2fsprogs", "openssh-client"),
+        ),
+        default=False,
+    ),
 )
 
 TOOLS: Mapping[str, Tool] = MappingProxyType({row.name: row for row in _ROWS})

@@ -9,6 +9,7 @@ from harness.fleet.definition import Definition, find_definition, read_definitio
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--definition", default="", help="name of the machine in vagrant/machines.yaml that this one is")
+    parser.addoption("--now", type=int, default=0, help="what time it is, in seconds since 1970, on another computer")
 
 
 @pytest.fixture

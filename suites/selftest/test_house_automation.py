@@ -7,12 +7,14 @@ import importlib
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from harness.fleet.definition import read_definitions
 from harness.machine.tools import TOOLS
 from harness.model.subject import BUILT_IN
 
@@ -32,7 +34,7 @@ def trials_of_tox() -> dict[str, list[str]]:
     found = {}
     for section in parser.sections():
         commands = parser[section].get("commands", "").strip()
-        if commands.startswith("seatrial run"):
+        if commands.startswith("seatrial run") and "--machine" not in commands:
             found[section.removeprefix("testenv:")] = [word for word in commands.split() if ":" in word]
     return found
 
@@ -47,6 +49,21 @@ def test_the_matrix_is_the_environments_of_tox() -> None:
     assert sorted(matrix) == sorted(trials_of_tox())
 
 
+def test_machines_of_the_matrix_are_environments_of_tox_and_are_built_here() -> None:
+    matrix = workflow()["jobs"]["machine"]["strategy"]["matrix"]["machine"]
+    listed = subprocess.run(
+        [sys.executable, "-m", "tox", "list", "--no-desc", "-q"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    ).stdout.split()
+    assert sorted(name for name in listed if name.startswith("vm-")) == sorted(f"vm-{name}" for name in matrix)
+    known = read_definitions()
+    assert all(known[name].recipe for name in matrix)
+
+
 def test_actions_are_pinned_to_a_major_version() -> None:
     used = re.findall(r"uses: (\S+)", WORKFLOW.read_text())
     assert used
@@ -55,12 +72,13 @@ def test_actions_are_pinned_to_a_major_version() -> None:
 
 def test_the_report_needs_the_trials_and_downloads_what_they_upload() -> None:
     jobs = workflow()["jobs"]
-    assert jobs["report"]["needs"] == "trial"
-    uploaded = next(
-        step["with"]["name"] for step in jobs["trial"]["steps"] if "upload-artifact" in step.get("uses", "")
-    )
+    assert jobs["report"]["needs"] == ["trial", "machine"]
     pattern = next(step["with"]["pattern"] for step in jobs["report"]["steps"] if "download" in step.get("uses", ""))
-    assert uploaded.startswith(pattern.rstrip("*"))
+    for job in jobs["report"]["needs"]:
+        uploaded = next(
+            step["with"]["name"] for step in jobs[job]["steps"] if "upload-artifact" in step.get("uses", "")
+        )
+        assert uploaded.startswith(pattern.rstrip("*"))
 
 
 def test_ci_is_make_test() -> None:
