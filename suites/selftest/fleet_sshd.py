@@ -103,6 +103,19 @@ def ssh_server(folder: Path) -> Iterator[Server]:
             encoding=None,
         )
 
+    async def end(acceptor: asyncssh.SSHAcceptor) -> None:
+        for connection in server.connections:
+            connection.abort()
+        acceptor.close()
+        await acceptor.wait_closed()
+        rest = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
+        # Transports close themselves in the next rounds of the loop.
+        for _ in range(3):
+            await asyncio.sleep(0)
+
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     acceptor = asyncio.run_coroutine_threadsafe(serve(), loop).result(30)
@@ -114,8 +127,7 @@ def ssh_server(folder: Path) -> Iterator[Server]:
     try:
         yield server
     finally:
-        server.cut()
-        loop.call_soon_threadsafe(acceptor.close)
+        asyncio.run_coroutine_threadsafe(end(acceptor), loop).result(30)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(10)
         loop.close()
