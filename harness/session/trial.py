@@ -32,6 +32,8 @@ PAUSE_IMAGE = "seatrial/pause:1"
 UNKNOWN = "seatrial-no-such-container"
 GRACE_S = 5.0
 FREEZE_S = 1.0
+PATIENCE_S = 30.0
+"""for what the runtime does by itself; an emulated machine is many times slower"""
 
 SLEEPER = ("/bin/sh", "-c", "trap 'echo bye; exit 0' TERM; echo ready; sleep 3600 & wait")
 """Ends at once, with status 0, when it is asked to; its last word goes to the log."""
@@ -160,14 +162,14 @@ class Trial:
         if word and self.offers(Capability.LOGS):
             wait_until(
                 lambda: any(line.text == word for line in self.client.logs(container)),
-                10,
+                PATIENCE_S,
                 f"{self.subject.name}: the line {word!r} in the log of {container}",
             )
 
-    def await_state(self, container: str, state: State, timeout_s: float = 10) -> None:
+    def await_state(self, container: str, state: State) -> None:
         """Wait until the runtime reports `state`. Raises `WaitTimeout`."""
         wait_until(
-            lambda: self.client.state(container) is state, timeout_s, f"{self.subject.name}: {container} to be {state}"
+            lambda: self.client.state(container) is state, PATIENCE_S, f"{self.subject.name}: {container} to be {state}"
         )
 
     def state(self, spec: ContainerSpec, container: str) -> State:
