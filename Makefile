@@ -27,7 +27,7 @@ trial: $(VENV)/installed runtimes  ## Set up, then put every runtime of this mac
 	@status=0; $(ROOT) $(BIN)/seatrial run $(RUN) || status=$$?; \
 		[ "$(ROOT)" = env ] || [ ! -d results ] || $(ROOT) chown -R "$$(id -u):$$(id -g)" results; exit $$status
 
-test: $(VENV)/installed-dev runtimes lint type unit machines  ## Set up, then lint, type-check and test
+test: $(VENV)/installed-dev runtimes lint type unit  ## Set up, then lint, type-check and test
 
 lint: $(VENV)/installed-dev  ## Lint, formatting, and the direction of imports
 	@$(BIN)/ruff check --quiet .
