@@ -173,6 +173,13 @@ def test_podman_as_it_is_configured(arena: Arena, monkeypatch: pytest.MonkeyPatc
         assert config["containers"].get("default_ulimits") == wanted
     assert config["engine"]["lock_type"] == "file"
     assert "minirt" in config["engine"]["runtime_supports_json"]
+    for there in (True, False):
+        # netavark wants nft by itself, and does without it where it is told to.
+        monkeypatch.setattr(
+            "harness.engine.podman.find_program", lambda name, there=there: Path(name) if there else None
+        )
+        assert podman.environment(handler).get("NETAVARK_FW") == (None if there else "iptables")
+    monkeypatch.undo()
     words = podman.argv(handler)
     assert f"--runtime={handler.program}" in words
     assert f"--root={arena.root}/podman" in words

@@ -119,6 +119,14 @@ def test_a_port_that_is_taken(images: tuple[Path, dict[str, str]]) -> None:
             pass
 
 
+def test_a_registry_that_does_not_answer(images: tuple[Path, dict[str, str]]) -> None:
+    with (
+        pytest.raises(MachineError, match="did not answer within 0 s"),
+        serve(HostRunner(), images[0], 0, timeout_s=0),
+    ):
+        pass
+
+
 def test_in_an_arena_the_port_is_the_arenas_own(images: tuple[Path, dict[str, str]]) -> None:
     run = fresh_run()
     with (
