@@ -302,7 +302,6 @@ def test_the_first_error_goes_out(run_id: str) -> None:
 
 
 def test_nothing_is_left_where_the_namespaces_cannot_be_made(run_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.arena.arena.MOUNT_POINTS", {"/proc/self/no-such-place": "x"})
     monkeypatch.setattr("harness.keeper.runs.make_mount_points", lambda paths: None)
     with pytest.raises(ArenaError, match="no-such-place"):
-        Arena.open(run_id, "one")
+        Arena.open(run_id, "one", covers={"/proc/self/no-such-place": "x"})
