@@ -85,7 +85,7 @@ def test_records_come_back_and_nothing_stays_there(tmp_path: Path, server: Serve
         record.wall_ns for record in data.records if record.phase.value == "measure" and record.outcome.value == "pass"
     )
     assert "oci:crun" in (tmp_path / "out").read_text()
-    assert shipped_folders() == before
+    assert shipped_folders() <= before
 
 
 def test_a_connection_that_is_lost_keeps_what_came_and_the_others_go_on(tmp_path: Path, server: Server) -> None:
@@ -104,7 +104,7 @@ def test_a_connection_that_is_lost_keeps_what_came_and_the_others_go_on(tmp_path
     assert len(near.records) > len(far.records)
     assert "connection was lost" in (tmp_path / "out").read_text()
     # The trial over there notices that nobody listens, ends, and takes its folder with it.
-    wait_until(lambda: shipped_folders() == before, 90, "the trial over there to end")
+    wait_until(lambda: shipped_folders() <= before, 90, "the trial over there to end")
     assert not Path("/run/seatrial", far.run.run).exists()
 
 
@@ -120,7 +120,7 @@ def test_ctrl_c_ends_the_trial_there_and_reports_what_there_was(tmp_path: Path, 
     assert data.run.interrupted and data.run.ended
     assert "fault" not in data.run.machine
     assert data.records
-    assert shipped_folders() == before
+    assert shipped_folders() <= before
     assert not Path("/run/seatrial", data.run.run).exists()
 
 
