@@ -255,7 +255,7 @@ def test_a_crowd_of_lines_in_one_log(trial: Trial) -> None:
     script = "i=0; while [ $i -lt 3000 ]; do echo out $i; echo err $i >&2; i=$((i+1)); done; echo ready"
     container = trial.create(trial.spec(("/bin/sh", "-c", script)))
     trial.client.start(container)
-    trial.await_state(container, State.STOPPED, 30)
+    trial.await_state(container, State.STOPPED)
     trial.await_word(container, "ready")
     wait_until(lambda: len(trial.client.logs(container)) == 6001, 10, "all lines")
     lines = trial.client.logs(container)
