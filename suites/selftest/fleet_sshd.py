@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import asyncssh
 
@@ -43,23 +46,56 @@ class Server:
             self.loop.call_soon_threadsafe(connection.abort)
 
 
-async def pump(source: asyncio.StreamReader | None, sink: asyncssh.SSHWriter[bytes]) -> None:
-    """What a program writes, as long as somebody reads it; then the program learns that nobody does."""
-    assert source is not None
-    while data := await source.read(65536):
-        if sink.channel.is_closing():
-            source._transport.close()  # type: ignore[attr-defined]
-            return
-        sink.write(data)
+class Child:
+    """A command, and the threads that carry what it writes.
+
+    Threads, because a command may outlive its connection, and the server: asyncio would complain of what is still open then.
+    """
+
+    def __init__(self, process: asyncssh.SSHServerProcess[bytes], loop: asyncio.AbstractEventLoop) -> None:
+        self._process, self._loop = process, loop
+        self.ended = asyncio.Event()
+        self.child = subprocess.Popen(
+            process.command or "exit 0",
+            shell=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        pairs = ((self.child.stdout, self._process.stdout), (self.child.stderr, self._process.stderr))
+        pumps = [threading.Thread(target=self._pump, args=pair, daemon=True) for pair in pairs]
+        for pump in pumps:
+            pump.start()
+        for pump in pumps:
+            pump.join()
+        self.child.wait()
+        self._call(self.ended.set)
+
+    def _pump(self, source: IO[bytes], sink: asyncssh.SSHWriter[bytes]) -> None:
+        """Until the command has written all; or until nobody reads any more, which the command learns at its next word."""
+        with source:
+            while data := os.read(source.fileno(), 65536):
+                if sink.channel.is_closing() or not self._call(sink.write, data):
+                    return
+
+    def _call(self, what: Callable[..., object], *args: object) -> bool:
+        """Have the server's thread do it; whether there is a server still."""
+        try:
+            self._loop.call_soon_threadsafe(what, *args)
+        except RuntimeError:
+            return False
+        return True
 
 
-async def feed(process: asyncssh.SSHServerProcess[bytes], sink: asyncio.StreamWriter | None) -> None:
-    assert sink is not None
-    with contextlib.suppress(OSError, asyncssh.Error):
+async def feed(process: asyncssh.SSHServerProcess[bytes], sink: IO[bytes]) -> None:
+    with contextlib.suppress(OSError, asyncssh.Error), sink:
         while data := await process.stdin.read(65536):
             sink.write(data)
-            await sink.drain()
-    sink.close()
+            sink.flush()
 
 
 @contextlib.contextmanager
@@ -78,17 +114,11 @@ def ssh_server(folder: Path) -> Iterator[Server]:
 
     async def run(process: asyncssh.SSHServerProcess[bytes]) -> None:
         server.commands.append(process.command or "")
-        child = await asyncio.create_subprocess_shell(
-            process.command or "exit 0",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,
-        )
-        feeder = asyncio.create_task(feed(process, child.stdin))
-        await asyncio.gather(pump(child.stdout, process.stdout), pump(child.stderr, process.stderr))
-        status = await child.wait()
-        feeder.cancel()
+        command = Child(process, loop)
+        assert command.child.stdin is not None
+        await feed(process, command.child.stdin)
+        await command.ended.wait()
+        status = command.child.returncode
         with contextlib.suppress(OSError, asyncssh.Error):
             process.exit(status if status >= 0 else 128 - status)
 
