@@ -86,14 +86,9 @@ def follow(
     listener = threading.Thread(target=listen, daemon=True)
     listener.start()
     try:
-        wait_until(lambda: recall.asked or process.poll() is not None, timeout_s, "the command to end")
-        recall.check()
-        status = process.wait(timeout_s)
-    except BaseException as error:
-        process.stop()
-        if isinstance(error, WaitTimeout):
-            raise CommandTimeout(argv, timeout_s, "\n".join(heard)) from None
-        raise
+        status = _await_end(process, timeout_s, recall)
+    except WaitTimeout:
+        raise CommandTimeout(argv, timeout_s, "\n".join(heard)) from None
     finally:
         # A child that outlives the command may hold the pipe: what it says later is nobody's business.
         with contextlib.suppress(RuntimeError):
@@ -107,13 +102,20 @@ def run(argv: Sequence[str], *, timeout_s: float, recall: Recall) -> Completed:
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         process = HostRunner().start(argv, stdout_fd=out.fileno(), stderr_fd=err.fileno())
         try:
-            wait_until(lambda: recall.asked or process.poll() is not None, timeout_s, "the command to end")
-            recall.check()
-        except BaseException as error:
-            process.stop()
-            if isinstance(error, WaitTimeout):
-                raise CommandTimeout(argv, timeout_s) from None
-            raise
+            status = _await_end(process, timeout_s, recall)
+        except WaitTimeout:
+            raise CommandTimeout(argv, timeout_s) from None
         out.seek(0)
         err.seek(0)
-        return Completed(tuple(argv), process.wait(1.0), out.read(), err.read())
+        return Completed(tuple(argv), status, out.read(), err.read())
+
+
+def _await_end(process: Process, timeout_s: float, recall: Recall) -> int:
+    """The status of `process`, which is stopped where it does not end by itself. Raises `WaitTimeout`, `Recalled`."""
+    try:
+        wait_until(lambda: recall.asked or process.poll() is not None, timeout_s, "the command to end")
+        recall.check()
+        return process.wait(1.0)
+    except BaseException:
+        process.stop()
+        raise
