@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ class Server:
     loop: asyncio.AbstractEventLoop
     connections: list[asyncssh.SSHServerConnection] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
+    running: list[Child] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -49,7 +51,7 @@ class Server:
 class Child:
     """A command, and the threads that carry what it writes.
 
-    Threads, because a command may outlive its connection, and the server: asyncio would complain of what is still open then.
+    Threads, because a command may outlive its connection: asyncio would complain of what is still open then.
     """
 
     def __init__(self, process: asyncssh.SSHServerProcess[bytes], loop: asyncio.AbstractEventLoop) -> None:
@@ -63,7 +65,15 @@ class Child:
             stderr=subprocess.PIPE,
             start_new_session=True,
         )
-        threading.Thread(target=self._watch, daemon=True).start()
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+        self._watcher.start()
+
+    def end(self) -> None:
+        """End the command with its group, where it still runs."""
+        if self.child.poll() is None:
+            os.killpg(self.child.pid, signal.SIGKILL)
+        self.child.wait()
+        self._watcher.join(10)
 
     def _watch(self) -> None:
         pairs = ((self.child.stdout, self._process.stdout), (self.child.stderr, self._process.stderr))
@@ -115,9 +125,11 @@ def ssh_server(folder: Path) -> Iterator[Server]:
     async def run(process: asyncssh.SSHServerProcess[bytes]) -> None:
         server.commands.append(process.command or "")
         command = Child(process, loop)
+        server.running.append(command)
         assert command.child.stdin is not None
         await feed(process, command.child.stdin)
         await command.ended.wait()
+        server.running.remove(command)
         status = command.child.returncode
         with contextlib.suppress(OSError, asyncssh.Error):
             process.exit(status if status >= 0 else 128 - status)
@@ -161,3 +173,5 @@ def ssh_server(folder: Path) -> Iterator[Server]:
         loop.call_soon_threadsafe(loop.stop)
         thread.join(10)
         loop.close()
+        for command in server.running:
+            command.end()
