@@ -17,10 +17,10 @@ import contextlib
 import itertools
 import json
 import re
-import shlex
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import urlencode
 
 from harness.client.crilog import lines_of
 from harness.client.oci_config import oci_config
@@ -46,18 +46,17 @@ _STATES = {
     "STOPPED": State.STOPPED,
 }
 _LOGGER = """\
-#!/bin/sh
 # Started by a shim: what is printed comes in by descriptors 3 (stdout) and 4 (stderr); closing 5 says that we are ready.
 # The shim asks the logger of a process that has ended to go, perhaps before it has read everything.
 trap '' TERM
-cat <&3 >{folder}/"$CONTAINER_ID"/stdout 4<&- 5>&- &
+cat <&3 >"$1/$CONTAINER_ID/stdout" 4<&- 5>&- &
 """
 _OF_CONTAINER = """\
 exec 3<&- 5>&-
-exec cat <&4 >{folder}/"$CONTAINER_ID"/stderr
+exec cat <&4 >"$1/$CONTAINER_ID/stderr"
 """
 _OF_COMMAND = """\
-cat <&4 >{folder}/"$CONTAINER_ID"/stderr 3<&- 5>&- &
+cat <&4 >"$1/$CONTAINER_ID/stderr" 3<&- 5>&- &
 exec 3<&- 4<&- 5>&-
 wait
 """
@@ -144,7 +143,7 @@ class Ctr:
 
     def start(self, container: str) -> None:
         own = self._folder / container
-        words = ("--detach", "--log-uri", f"binary://{self._logger}", "--pid-file", str(own / "pid"), container)
+        words = ("--detach", "--log-uri", self._logger, "--pid-file", str(own / "pid"), container)
         self._call("tasks start", *words)
 
     def exec(self, container: str, argv: Sequence[str], timeout_s: float = 10) -> ExecResult:
@@ -152,7 +151,7 @@ class Ctr:
         name = f"exec-{next(self._exec_ids)}"
         own = self._commands / name
         own.mkdir()
-        words = ("--exec-id", name, "--log-uri", f"binary://{self._command_logger}", container, *argv)
+        words = ("--exec-id", name, "--log-uri", self._command_logger, container, *argv)
         done = self._tool.attempt("tasks", "exec", *words, timeout_s=timeout_s, call="tasks exec")
         if done.status == 1 and done.stderr.startswith(b"ctr: "):
             raise by_stderr(done)
@@ -243,13 +242,16 @@ class Ctr:
         return ("--runc-binary", handler)
 
 
-def _write_logger(folder: Path, rest: str) -> Path:
-    """A logger that writes below `folder`, which is made."""
+def _write_logger(folder: Path, rest: str) -> str:
+    """The URI of a logger that writes below `folder`, which is made.
+
+    What stands in the URI's query becomes words of the program (containerd, cmd/containerd-shim-runc-v2/process/io.go). It is
+    the shell that reads the script: nothing can be executed in ``/run`` where systemd mounts it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     script = folder.with_suffix(".sh")
-    script.write_text((_LOGGER + rest).format(folder=shlex.quote(str(folder))))
-    script.chmod(0o755)
-    return script
+    script.write_text(_LOGGER + rest)
+    return f"binary:///bin/sh?{urlencode({str(script): str(folder)})}"
 
 
 def parse_tasks(listing: str) -> dict[str, str]:
