@@ -63,6 +63,7 @@ def perform_fleet_run(machines: Sequence[str], request: Request, ssh_config: Pat
 def _options(request: Request) -> tuple[str, ...]:
     return (
         *(("--quick",) if request.quick else ()),
+        *((f"--turns={request.turns}",) if request.turns else ()),
         *(f"--suite={suite}" for suite in request.suites),
         *((f"--attach={request.attach}",) if request.attach else ()),
         *((f"--jobs={request.jobs}",) if request.jobs else ()),

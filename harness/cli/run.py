@@ -24,6 +24,12 @@ Exit status: 0 no cell is fail or error; 1 some cell is; 2 bad usage; 3 this mac
 )
 @click.argument("words", metavar="[SUBJECT]... [-- PYTEST-OPTION...]", nargs=-1, type=click.UNPROCESSED)
 @click.option("--quick", is_flag=True, help="Fewer measured turns: minutes become seconds, figures become rougher.")
+@click.option(
+    "--turns",
+    type=click.IntRange(1, 64),
+    default=None,
+    help="Measured turns of each subject, after one to warm up.  [default: 8; with --quick 2]",
+)
 @click.option("--suite", "suites", multiple=True, metavar="S", help="Run this suite only (may be repeated).")
 @click.option(
     "--output",
@@ -69,6 +75,7 @@ Exit status: 0 no cell is fail or error; 1 some cell is; 2 bad usage; 3 this mac
 def run(
     words: tuple[str, ...],
     quick: bool,
+    turns: int | None,
     suites: tuple[str, ...],
     output: Path,
     attach: Path | None,
@@ -91,6 +98,7 @@ def run(
     request = Request(
         subjects=subjects,
         quick=quick,
+        turns=turns,
         suites=suites,
         output=output,
         attach=attach,

@@ -30,6 +30,8 @@ class Request:
 
     subjects: tuple[str, ...] = ()
     quick: bool = False
+    turns: int | None = None
+    """measured ones of each subject"""
     suites: tuple[str, ...] = ()
     output: Path = Path("results")
     attach: Path | None = None
@@ -62,7 +64,7 @@ def perform_run(request: Request) -> int:
                 blobs=voyage.blobs,
                 phase=phase,
                 subjects=subjects,
-                blocks=1 + (QUICK_BLOCKS if request.quick else BLOCKS),
+                blocks=1 + (request.turns or (QUICK_BLOCKS if request.quick else BLOCKS)),
                 seed=run.seed,
                 port=request.registry_port,
             )

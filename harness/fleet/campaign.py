@@ -20,6 +20,7 @@ from typing import Any
 from harness import __version__
 from harness.command import Completed, HostProcess, HostRunner
 from harness.errors import SeatrialError, StoreError
+from harness.fleet.accelerator import Kind
 from harness.fleet.cargo import PATH
 from harness.fleet.checks import check_machine
 from harness.fleet.definition import Definition, find_definition, read_definitions
@@ -155,7 +156,7 @@ def _visit(target: Target, order: Order, say: Say, recall: Recall) -> Path:
         recall.check()
         if target.name == LOCAL:
             with tempfile.TemporaryDirectory(prefix="seatrial-") as folder:
-                argv = (sys.executable, "-m", "harness.cli", *_words(order, (), order.config, Path(folder)))
+                argv = (sys.executable, "-m", "harness.cli", *_words(order, order.config, Path(folder)))
                 return hold(LocalShore(), argv, order.output, {}, say, recall)
         with _linked(target, order, about, say, recall) as link:
             recall.check()
@@ -167,8 +168,7 @@ def _visit(target: Target, order: Order, say: Say, recall: Recall) -> Path:
                 say(about["checks"])
                 recall.check()
                 config = Path(place, order.config.name) if order.config else None
-                attached = target.definition.subjects if target.definition and not order.subjects else ()
-                words = _words(order, attached, config, Path(place, "results"))
+                words = _words(_suited(order, target, about, say), config, Path(place, "results"))
                 argv = (
                     # Where the link is lost nobody else removes what was shipped.
                     *("sh", "-c", '"$@"; status=$?; rm -rf --one-file-system "$0"; exit $status', place),
@@ -214,15 +214,24 @@ def _dismiss(machine: Machine, say: Say) -> None:
     take_down(machine.definition)
 
 
-def _words(order: Order, attached: Sequence[str], config: Path | None, output: Path) -> list[str]:
-    """The command line of ``seatrial run`` on a machine."""
-    from harness.model.subject import BUILT_IN
+def _suited(order: Order, target: Target, about: Mapping[str, Any], say: Say) -> Order:
+    """`order` with the subjects that the machine's definition has, where it names none."""
+    if target.definition is None or order.subjects:
+        return order
+    slow = order.quick and about["accelerator"] == Kind.TCG.value
+    subjects = target.definition.subjects(quick=slow)
+    if not slow:
+        return dataclasses.replace(order, subjects=subjects)
+    say(f"emulated, so that --quick takes {len(subjects)} subjects and one measured turn: name subjects to have others")
+    return dataclasses.replace(order, subjects=subjects, options=("--turns=1", *order.options))
 
-    subjects = order.subjects or ((*(row.name for row in BUILT_IN), *attached) if attached else ())
+
+def _words(order: Order, config: Path | None, output: Path) -> list[str]:
+    """The command line of ``seatrial run`` on a machine."""
     return [
         *("run", "--stream", f"--output={output}", f"--seed={order.seed}", *order.options),
         *((f"--config={config}",) if config else ()),
-        *(subjects or ()),
+        *order.subjects,
         *(("--", *order.pytest_options) if order.pytest_options else ()),
     ]
 

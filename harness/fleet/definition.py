@@ -12,6 +12,7 @@ from typing import Any
 from harness import paths
 from harness.errors import BadConfig, UsageError
 from harness.linux.cgroups import Mode
+from harness.model.subject import BUILT_IN
 
 ARCHITECTURES: Mapping[str, str] = {"x86_64": "amd64", "aarch64": "arm64"}
 """What the kernel calls an architecture, and what Debian does."""
@@ -45,11 +46,15 @@ class Definition:
     """more words for the kernel's command line"""
     attach: Mapping[str, str]
     """name of a subject, and the row and socket that it stands for"""
+    quick: tuple[str, ...]
+    """names of the subjects that ``--quick`` tries where the machine is emulated; none: all"""
 
-    @property
-    def subjects(self) -> tuple[str, ...]:
-        """The engines that run there anyway, as words of a command line."""
-        return tuple(f"{name}={words}" for name, words in self.attach.items())
+    def subjects(self, *, quick: bool) -> tuple[str, ...]:
+        """What a trial tries where nothing is named, as words of a command line: all there is, or `quick` ones."""
+        attached = {name: f"{name}={words}" for name, words in self.attach.items()}
+        if quick and self.quick:
+            return tuple(attached.get(name, name) for name in self.quick)
+        return (*(row.name for row in BUILT_IN), *attached.values())
 
 
 def source() -> Path:
@@ -91,8 +96,11 @@ def find_definition(name: str, known: Mapping[str, Definition]) -> Definition:
 
 
 def _definition(name: str, row: Mapping[str, Any], recipes: Mapping[str, Recipe]) -> Definition:
-    _only(row, ("box", "cpus", "memory_mb", "cgroup", "cmdline", "attach"))
-    box = str(row["box"])
+    _only(row, ("box", "cpus", "memory_mb", "cgroup", "cmdline", "attach", "quick"))
+    box, attach = str(row["box"]), dict(row.get("attach") or {})
+    quick = tuple(map(str, row.get("quick") or ()))
+    if unknown := set(quick) - {row.name for row in BUILT_IN} - set(attach):
+        raise ValueError(f"does not know the subjects {', '.join(sorted(unknown))} of 'quick'")
     recipe = recipes[box.removeprefix(OWN)] if box.startswith(OWN) else None
     return Definition(
         name=name,
@@ -102,7 +110,8 @@ def _definition(name: str, row: Mapping[str, Any], recipes: Mapping[str, Recipe]
         memory_mb=int(row["memory_mb"]),
         cgroup=Mode(row["cgroup"]),
         cmdline=str(row.get("cmdline", "")),
-        attach=dict(row.get("attach") or {}),
+        attach=attach,
+        quick=quick,
     )
 
 

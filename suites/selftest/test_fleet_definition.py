@@ -10,12 +10,12 @@ from harness.errors import BadConfig, MachineError, UsageError
 from harness.fleet.definition import find_definition, read_definitions
 from harness.fleet.room import require_disk, require_memory
 from harness.linux.cgroups import Mode
-from harness.model.subject import parse_subject
+from harness.model.subject import BUILT_IN, parse_subject
 
 GOOD = """
 defaults: {cpus: 2, memory_mb: 512, cgroup: v2}
 machines:
-  one: {box: seatrial/some, attach: {"mine:grpc:runc": "containerd:grpc:runc@/run/x.sock"}}
+  one: {box: seatrial/some, attach: {"mine:grpc:runc": "containerd:grpc:runc@/run/x.sock"}, quick: [oci:crun, "mine:grpc:runc"]}
   two: {box: debian/bookworm64, cpus: 4, cgroup: hybrid}
 boxes:
   defaults: {disk_gb: 3, packages: [a, "linux-{arch}"]}
@@ -36,8 +36,11 @@ def test_machines_and_boxes(tmp_path: Path) -> None:
     assert one.recipe is not None and two.recipe is None
     assert one.recipe.packages[0] == "a" and one.recipe.packages[2] == "b"
     assert one.recipe.packages[1].startswith("linux-") and "{" not in one.recipe.packages[1]
-    assert one.subjects == ("mine:grpc:runc=containerd:grpc:runc@/run/x.sock",)
-    assert (two.cpus, two.memory_mb, two.cgroup, two.subjects) == (4, 512, Mode.HYBRID, ())
+    mine, known = "mine:grpc:runc=containerd:grpc:runc@/run/x.sock", tuple(row.name for row in BUILT_IN)
+    assert one.subjects(quick=False) == (*known, mine)
+    assert one.subjects(quick=True) == ("oci:crun", mine)
+    assert (two.cpus, two.memory_mb, two.cgroup) == (4, 512, Mode.HYBRID)
+    assert two.subjects(quick=True) == two.subjects(quick=False) == known
 
 
 def test_the_machines_that_come_with_it() -> None:
@@ -46,8 +49,10 @@ def test_the_machines_that_come_with_it() -> None:
     assert any(row.recipe is None for row in known.values())
     assert {row.cgroup for row in known.values()} >= {Mode.V2, Mode.HYBRID}
     for row in known.values():
-        for words in row.subjects:
-            assert parse_subject(words).socket
+        for words in row.attach.values():
+            assert parse_subject(f"mine={words}").socket
+        chosen = {parse_subject(words).engine for words in row.subjects(quick=True)}
+        assert chosen == {row.engine for row in BUILT_IN}
 
 
 @pytest.mark.parametrize(
@@ -56,6 +61,7 @@ def test_the_machines_that_come_with_it() -> None:
         ("box: seatrial/some, ", "", "machines.one", "lacks 'box'"),
         ("seatrial/some", "seatrial/other", "machines.one", "lacks 'other'"),
         ("cgroup: hybrid", "cgroup: v3", "machines.two", "v3"),
+        ("oci:crun", "oci:cruns", "machines.one", "does not know the subjects oci:cruns of 'quick'"),
         ("cpus: 4", "cpus: many", "machines.two", "many"),
         ("cpus: 4", "cores: 4", "machines.two", "does not know the key 'cores'; known: box, cpus"),
         ("suite: trixie", "release: trixie", "boxes.some", "does not know the key 'release'"),

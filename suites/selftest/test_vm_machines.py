@@ -172,7 +172,7 @@ def test_quick_trial_of_every_subject(machine: None, tmp_path: Path) -> None:
     }
     assert passed >= {
         *("minirt:grpc", "oci:minirt", "oci:runc", "oci:crun", "containerd:grpc:runc", "docker:sdk:runc"),
-        *("podman:cli:crun", "containerd:grpc:minirt", "systemd-containerd:grpc:runc", "systemd-docker:sdk:runc"),
+        *("podman:sdk:crun", "containerd:grpc:minirt", "systemd-containerd:grpc:runc", "systemd-docker:sdk:runc"),
     }
     engines = {"containerd:grpc:runc", "systemd-containerd:grpc:runc", "systemd-docker:sdk:runc"}
     counted = {record.subject for record in data.records if record.cpu_ns.engine and record.memory_bytes.engine}
