@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
+from functools import partial
 
 import click
 
+from harness.cli.teller import Teller
 from harness.errors import MachineError, UsageError
 
 
@@ -74,8 +76,8 @@ def build(names: tuple[str, ...], fresh: bool) -> None:
         if definition.recipe is None:
             raise UsageError(f"{definition.box} is a public box: there is nothing to build, `vm up` fetches it")
         started = time.monotonic()
-        with _Teller(definition.recipe.name) as say:
-            box = build_box(definition.recipe, say, fresh=fresh)
+        with Teller() as tell:
+            box = build_box(definition.recipe, partial(tell, definition.recipe.name), fresh=fresh)
         click.echo(f"{box.path}: {box.size_bytes / 1e6:.0f} MB, content {box.content[:16]}, {_took(started)}")
 
 
@@ -95,8 +97,8 @@ def up(names: tuple[str, ...]) -> None:
                 click.echo(f"{definition.name} is up already")
                 continue
             started = time.monotonic()
-            with _Teller(definition.name) as say:
-                machine = bring_up(definition, say)
+            with Teller() as tell:
+                machine = bring_up(definition, partial(tell, definition.name))
             machine.place.keep()
         click.echo(f"{definition.name} is up, {_took(started)}: seatrial vm ssh {definition.name}")
 
@@ -139,31 +141,6 @@ def destroy(names: tuple[str, ...], every: bool) -> None:
                 click.echo(f"{definition.name} is gone")
             elif not every:
                 click.echo(f"{definition.name} is not up")
-
-
-class _Teller:
-    """Says what is being done: one line that changes on a terminal, lines elsewhere. Writes to stderr."""
-
-    def __init__(self, name: str) -> None:
-        from rich.console import Console
-
-        self._name = name
-        self._console = Console(stderr=True)
-        self._status = self._console.status(name)
-
-    def __enter__(self) -> _Teller:
-        if self._console.is_terminal:
-            self._status.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._status.stop()
-
-    def __call__(self, line: str) -> None:
-        if self._console.is_terminal:
-            self._status.update(f"{self._name}: {line[: self._console.width - len(self._name) - 8]}")
-        else:
-            self._console.print(f"{self._name}: {line}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _root() -> None:
