@@ -187,13 +187,23 @@ def flags_of(program: str) -> tuple[str, ...]:
 
 
 def last_error(log: str) -> str:
-    """The message of the last error in a log of JSON objects, one a line; rows that are none are passed over."""
-    for row in reversed(log.splitlines()):
-        with contextlib.suppress(ValueError):
-            entry = json.loads(row)
-            if isinstance(entry, dict) and entry.get("level") in ("error", "fatal"):
-                return str(entry.get("msg", "")).strip()
-    return ""
+    """The message of the last error in a log of JSON objects; what is none is passed over.
+
+    An object is a line for most runtimes, several for others (crun 1.28).
+    """
+    found, decoder, start = "", json.JSONDecoder(), 0
+    while (start := log.find("{", start)) >= 0:
+        try:
+            entry, start = decoder.raw_decode(log, start)
+        except ValueError:
+            # No object, or one that was cut off: the next begins a line.
+            start = log.find("\n", start)
+            if start < 0:
+                break
+            continue
+        if entry.get("level") in ("error", "fatal"):
+            found = str(entry.get("msg", "")).strip()
+    return found
 
 
 @contextlib.contextmanager

@@ -56,11 +56,12 @@ def test_logs_keep_long_and_unfinished_lines(trial: Trial) -> None:
 def test_logs_have_the_time_of_each_line(trial: Trial) -> None:
     """Times never run backwards, lie within the container's life, and tell an early line from a late one."""
     started_ns = time.time_ns()
-    lines = _logs_of(trial, f"echo early; sleep 0.3; echo '{END}'")
+    lines = _logs_of(trial, f"echo early; sleep 1; echo '{END}'")
     ended_ns = time.time_ns()
     times = [line.at_ns for line in lines]
     assert None not in times, f"a line has no time: {lines}"
     known = [at_ns for at_ns in times if at_ns is not None]
     assert known == sorted(known), f"times run backwards: {known}"
     assert started_ns <= known[0] and known[-1] <= ended_ns, "a line has a time outside of the container's life"
-    assert known[-1] - known[0] >= 0.25e9, "two lines 300 ms apart have the same time"
+    # A reader on a busy machine comes late to the first of them.
+    assert known[-1] - known[0] >= 0.5e9, "two lines a second apart have nearly the same time"

@@ -76,6 +76,10 @@ def test_last_error_of_a_runtimes_log() -> None:
     assert last_error(log) == "container does not exist"
     assert last_error('{"level":"info","msg":"fine"}\n') == ""
     assert last_error("") == ""
+    spread = '{\n  "msg": "no \\/such",\n  "level": "error"\n}\n'
+    assert last_error(log + spread) == "no /such"
+    assert last_error('{"level": "error", "msg": "cut' + "\n" + spread) == "no /such"
+    assert last_error(spread + '{"level": "error", "msg": "cut') == "no /such"
 
 
 def test_watch_waits_for_the_end_of_a_process(tmp_path: Path) -> None:
