@@ -69,8 +69,12 @@ class Box:
         return self.set("mounts.+", bind(self.journal, JOURNAL))
 
     def hook(self, kind: str, script: str, **more: Any) -> Box:
-        """Add a hook: a script for ``/bin/sh``, which the machine and the container both have."""
+        """Add a hook: a script for ``/bin/sh``, which the machine and the container both have. The state is in ``$STATE``.
+
+        It is read before anything else: a runtime that has not written all of it when the hook ends dies of SIGPIPE (crun).
+        """
         hooks = self.config.setdefault("hooks", {}).setdefault(kind, [])
+        script = f"STATE=$(cat); {script}"
         hooks.append({"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/usr/bin:/bin"], **more})
         return self
 

@@ -156,7 +156,7 @@ def test_state_on_the_stdin_of_a_hook(oci: OciTrial, kind: str) -> None:
     """Hooks: "The state of the container MUST be passed to hooks over stdin so that they may do work appropriate to the current state
     of the container".
     """
-    box = hooked(oci, kind, script="cat >>JOURNAL; echo >>JOURNAL; echo end >>JOURNAL").set(
+    box = hooked(oci, kind, script='printf "%s\\n" "$STATE" >>JOURNAL; echo end >>JOURNAL').set(
         "annotations", {"org.example.a": "b"}
     )
     oci.sail(box)
@@ -188,7 +188,7 @@ def test_arguments_and_environment_of_a_hook(oci: OciTrial) -> None:
     words = [
         "zero",
         "-c",
-        f"cat /proc/$$/cmdline /proc/$$/environ | tr '\\0' '\\n' >>{box.journal}",
+        f"cat >/dev/null; cat /proc/$$/cmdline /proc/$$/environ | tr '\\0' '\\n' >>{box.journal}",
         "one",
         "",
         "two words",
