@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +24,8 @@ from harness.fleet.box import cache
 from harness.keeper import runs
 
 URI = "qemu:///system"
+END_LIMIT_S = 30.0
+"""for a berth's process, when all that it kept is gone"""
 PROGRAMS = {
     "libvirtd": "libvirt-daemon-system",
     "virsh": "libvirt-clients",
@@ -82,6 +86,7 @@ class Private:
     def __init__(self, name: str, pid: int, keeper: int, owner_fd: int | None = None) -> None:
         self.name, self.pid, self.keeper = name, pid, keeper
         self._owner_fd = owner_fd
+        self._process: HostProcess | None = None
         self.folder = Path(runs.DATA, run_of(name), ARENA)
 
     @classmethod
@@ -120,6 +125,7 @@ class Private:
             if found is None:
                 process.stop(grace_s=30.0)
                 raise MachineError("a private libvirtd has ended while it was being started")
+            found._process = process
             undo.pop_all()
         return found
 
@@ -134,11 +140,22 @@ class Private:
             self._owner_fd = None
 
     def leave(self) -> None:
-        """End the berth by its pid, and see that all of it is gone. Raises `ArenaError`."""
-        if Private.find(self.name) is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGTERM)
-        await_and_remove(run_of(self.name))
+        """End the berth by its pid, and see that all of it is gone, its process too. Raises `ArenaError`."""
+        with contextlib.ExitStack() as undo:
+            await_end: Callable[[], object] = bool
+            if Private.find(self.name) is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    berth = os.pidfd_open(self.pid)
+                    undo.callback(os.close, berth)
+                    signal.pidfd_send_signal(berth, signal.SIGTERM)
+                    await_end = partial(select.select, [berth], [], [], END_LIMIT_S)
+            await_and_remove(run_of(self.name))
+            await_end()
+        if self._process is not None:
+            self._process.wait(END_LIMIT_S)
+        if self._owner_fd is not None:
+            os.close(self._owner_fd)
+            self._owner_fd = None
 
 
 def open_place(name: str) -> Place:
