@@ -10,8 +10,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -25,7 +24,7 @@ from harness.keeper import runs
 
 URI = "qemu:///system"
 END_LIMIT_S = 30.0
-"""for a berth's process, when all that it kept is gone"""
+"""for a berth's process, which takes down all that it keeps before it ends"""
 PROGRAMS = {
     "libvirtd": "libvirt-daemon-system",
     "virsh": "libvirt-clients",
@@ -141,16 +140,13 @@ class Private:
 
     def leave(self) -> None:
         """End the berth by its pid, and see that all of it is gone, its process too. Raises `ArenaError`."""
-        with contextlib.ExitStack() as undo:
-            await_end: Callable[[], object] = bool
-            if Private.find(self.name) is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    berth = os.pidfd_open(self.pid)
-                    undo.callback(os.close, berth)
-                    signal.pidfd_send_signal(berth, signal.SIGTERM)
-                    await_end = partial(select.select, [berth], [], [], END_LIMIT_S)
-            await_and_remove(run_of(self.name))
-            await_end()
+        if Private.find(self.name) is not None:
+            with contextlib.suppress(ProcessLookupError), contextlib.ExitStack() as undo:
+                berth = os.pidfd_open(self.pid)
+                undo.callback(os.close, berth)
+                signal.pidfd_send_signal(berth, signal.SIGTERM)
+                select.select([berth], [], [], END_LIMIT_S)
+        await_and_remove(run_of(self.name))
         if self._process is not None:
             self._process.wait(END_LIMIT_S)
         if self._owner_fd is not None:
