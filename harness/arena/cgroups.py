@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import ArenaError, MachineError
-from harness.keeper.ladder import read_pids
 from harness.keeper.runs import CGROUP
-from harness.linux.cgroups import Layout, Mode, parse_mounts, path_of, read_layout
+from harness.linux.cgroups import Layout, Mode, parse_mounts, path_of, read_layout, read_pids
 
 GROUPS = ("engine", "client", "pods", "harness")
 
@@ -23,6 +22,8 @@ class ArenaCgroups:
 
     layout: Layout
     name: str
+    tops: tuple[str, ...]
+    """the folder of each hierarchy, whether it has a controller or not"""
 
     @property
     def mode(self) -> Mode:
@@ -53,7 +54,7 @@ class ArenaCgroups:
 
     def trees(self) -> list[str]:
         """The arena's folder in every hierarchy, whether it is there or not."""
-        return [f"{top}{self.name}" for top in hierarchies()]
+        return [f"{top}{self.name}" for top in self.tops]
 
     def make(self) -> None:
         """Make the groups in each hierarchy with a controller, and the controllers available in them.
@@ -104,7 +105,7 @@ def open_cgroups(run: str, arena: str) -> ArenaCgroups:
         layout = read_layout()
     except (OSError, ValueError) as error:
         raise ArenaError(f"cgroups: {error}") from error
-    groups = ArenaCgroups(layout, f"{CGROUP}/{run}/{arena}")
+    groups = ArenaCgroups(layout, f"{CGROUP}/{run}/{arena}", tuple(hierarchies()))
     groups.make()
     return groups
 

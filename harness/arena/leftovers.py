@@ -11,6 +11,7 @@ from harness.arena.cgroups import bases
 from harness.clock import wait_until
 from harness.errors import ArenaError, WaitTimeout
 from harness.keeper import ladder, runs
+from harness.linux.cgroups import read_pids
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ def _look(run: str) -> Leftover:
         tuple(sorted(arenas)),
         tuple(place for place in places if Path(place).is_dir()),
         tuple(folder for tree in trees for folder, _, _ in os.walk(tree)),
-        tuple(sorted({pid for tree in trees for pid in ladder.read_pids(tree)})),
+        tuple(sorted({pid for tree in trees for pid in read_pids(tree)})),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 from harness.store import RECORDS_FILE, RUN_FILE, RunFolder
 
-PAUSE_S = 0.2
+PAUSE_S = 0.5
 BEAT_S = 5.0
 """An empty line is written as often: that shows whether anybody is there to read."""
 
@@ -29,6 +29,7 @@ class Stream:
         self._out = out or os.fdopen(os.dup(sys.stdout.fileno()), "w")
         self._offset = 0
         self._run: Any = None
+        self._seen: tuple[int, ...] = ()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
@@ -58,6 +59,11 @@ class Stream:
 
     def _pass_on(self) -> bool:
         """Write what is new; whether there was anything."""
+        there = [(self._folder / name).stat() for name in (RUN_FILE, RECORDS_FILE)]
+        seen = tuple(number for stat in there for number in (stat.st_ino, stat.st_size, stat.st_mtime_ns))
+        if seen == self._seen:
+            return False
+        self._seen = seen
         before = self._offset, self._run
         run = json.loads((self._folder / RUN_FILE).read_bytes())
         if run != self._run:

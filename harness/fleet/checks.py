@@ -13,6 +13,10 @@ from harness.fleet.lines import NEVER, Recall, run
 from harness.fleet.link import Link
 
 LIMIT_S = 600.0
+NEEDED = "harness.cli.trial_run, harness.client.cri_grpc, harness.client.docker_sdk, harness.plugin, xdist.remote"
+"""What a trial imports, with all that these import."""
+BESIDE = '"$0" -c "import $1" >/dev/null 2>&1 & shift; "$@"; status=$?; wait; exit "$status"'
+"""sh(1): run a command, and import modules meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +36,17 @@ def check_machine(
     """Run every check on the machine behind `link`, from the harness that was shipped to `place`; `definition` says more of
     what it is to be.
 
-    They run there, not here: an emulated machine takes seconds for each command that comes by ssh and sudo. Raises
+    They run there, not here: an emulated machine takes seconds for each command that comes by ssh and sudo. Meanwhile it
+    compiles what a trial imports, which the trial's processes would do at its start, all at once and each for itself. Raises
     `MachineError` with each check that failed and why, `CommandError` where they could not be run.
     """
     from junitparser import JUnitXml, Skipped, TestCase, TestSuite
 
     suites, report = f"{place}/{interpreter.library}/harness/suites", f"{place}/checks.xml"
+    python = f"{place}/bin/python3"
     argv = [
-        *("env", "-C", place, f"PATH={PATH}", f"{place}/bin/python3", "-m", "pytest", f"{suites}/machine", "-q"),
+        *("env", "-C", place, f"PATH={PATH}", "sh", "-c", BESIDE, python, NEEDED),
+        *(python, "-m", "pytest", f"{suites}/machine", "-q"),
         *("-p", "no:cacheprovider", f"--rootdir={suites}", f"--config-file={suites}/checks.ini"),
         *(f"--junit-xml={report}", "--hosts=local://", f"--now={time.time():.0f}"),
         *([f"--definition={definition.name}"] if definition else []),

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from harness.linux import mounts, syscalls
+from harness.linux.cgroups import read_pids
 
 GRACE_S = 2.0
 PATIENCE_S = 15.0
@@ -84,16 +85,6 @@ def thaw(tree: str) -> None:
             if name in files:
                 with contextlib.suppress(OSError), open(f"{folder}/{name}", "w") as state:
                     state.write(word)
-
-
-def read_pids(tree: str) -> set[int]:
-    """Processes in the cgroup folder `tree` and below it."""
-    pids: set[int] = set()
-    for folder, _, files in os.walk(tree):
-        if "cgroup.procs" in files:
-            with contextlib.suppress(OSError), open(f"{folder}/cgroup.procs") as procs:
-                pids.update(int(word) for word in procs.read().split())
-    return pids - {0}
 
 
 def descendants(ancestor: int) -> set[int]:

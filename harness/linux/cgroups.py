@@ -86,19 +86,19 @@ class Layout:
 
 def parse_mounts(mountinfo: str) -> list[CgroupMount]:
     """The cgroup mounts in the text of ``/proc/PID/mountinfo``, those that another mount at the same place hides left out."""
-    found: dict[Path, CgroupMount] = {}
+    found: dict[str, CgroupMount] = {}
     for line in mountinfo.splitlines():
         fields, dash, rest = line.partition(" - ")
         words, tail = fields.split(), rest.split()
         if not dash or len(words) < 6 or len(tail) < 3:
             raise ValueError(f"not a line of mountinfo: {line!r}")
-        target = Path(_unescape(words[4]))
+        target = words[4]
         found.pop(target, None)
         if tail[0] == "cgroup2":
-            found[target] = CgroupMount(target, _unescape(words[3]), (), 2)
+            found[target] = CgroupMount(Path(_unescape(target)), _unescape(words[3]), (), 2)
         elif tail[0] == "cgroup":
             names = tuple(name for name in tail[2].split(",") if name in V1_CONTROLLERS)
-            found[target] = CgroupMount(target, _unescape(words[3]), names, 1)
+            found[target] = CgroupMount(Path(_unescape(target)), _unescape(words[3]), names, 1)
     return list(found.values())
 
 
@@ -221,14 +221,19 @@ def read_memory_stat(layout: Layout, cgroup: str) -> dict[str, int]:
     return parse_flat((path_of(layout, "memory", cgroup) / "memory.stat").read_text())
 
 
-def read_pids(tree: Path) -> list[int]:
+def read_pids(tree: Path | str) -> list[int]:
     """The processes in the cgroup folder `tree` and below it, sorted; what vanishes while it is read is left out."""
     pids: set[int] = set()
-    for folder, _, files in os.walk(tree):
-        if "cgroup.procs" in files:
-            # EOPNOTSUPP: a threaded cgroup, whose processes its domain shows; ENODEV: removed after it was opened.
-            with contextlib.suppress(OSError):
-                pids.update(parse_pids((Path(folder) / "cgroup.procs").read_text()))
+    folders = [str(tree)]
+    while folders:
+        folder = folders.pop()
+        # EOPNOTSUPP: a threaded cgroup, whose processes its domain shows; ENODEV: removed after it was opened.
+        with contextlib.suppress(OSError), open(f"{folder}/cgroup.procs") as procs:
+            pids.update(parse_pids(procs.read()))
+        with contextlib.suppress(OSError):
+            # Each folder in it adds a link to its own two. Most have none, and dozens of files to go through for nothing.
+            if os.stat(folder).st_nlink > 2:
+                folders += [entry.path for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
     return sorted(pids)
 
 

@@ -280,4 +280,4 @@ def _where(arena: Arena, engine: RunningEngine) -> Callable[[], list[int]]:
     """Where this engine's containers may be: below the arena's cgroup, or anywhere for an engine that is not ours."""
     if engine.cgroup_parent:
         return lambda: arena.pids("pods")
-    return lambda: [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    return lambda: [int(entry.name) for entry in os.scandir("/proc") if entry.name.isdigit()]

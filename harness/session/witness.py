@@ -50,9 +50,12 @@ class Witness:
         found: list[tuple[int, Sighting]] = []
         for pid in self.pids():
             try:
-                if token not in (PROC / str(pid) / "environ").read_bytes().split(b"\0"):
-                    continue
+                # Hundreds of processes may have to be asked: no Path for each.
+                with open(f"{PROC}/{pid}/environ", "rb", buffering=0) as file:
+                    environ = file.readall()
             except (FileNotFoundError, ProcessLookupError, PermissionError):
+                continue
+            if token not in environ.split(b"\0"):
                 continue
             stat = _stat(pid)
             if stat is not None and stat[0] not in "ZX":

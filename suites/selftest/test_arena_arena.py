@@ -194,7 +194,7 @@ def test_groups_of_a_pure_v2_layout(run_id: str) -> None:
     mounted = read_layout()
     assert mounted.unified is not None, "every kernel in use has a v2 tree"
     layout = Layout(Mode.V2, {"hugetlb": mounted.unified}, mounted.unified, mounted.own, mounted.roots)
-    groups = ArenaCgroups(layout, f"/seatrial/{run_id}/one")
+    groups = ArenaCgroups(layout, f"/seatrial/{run_id}/one", (str(mounted.unified),))
     groups.make()
     try:
         (engine,) = groups.folders("engine")
