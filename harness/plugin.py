@@ -150,7 +150,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize(
             used[0],
             [
-                pytest.param(subject, id=subject.name, marks=pytest.mark.xdist_group(subject.slug))
+                pytest.param(subject, id=subject.name, marks=pytest.mark.xdist_group(_berth_of(subject)))
                 for subject in orders.subjects
             ],
             indirect=True,
@@ -171,6 +171,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not measuring:
         kept.sort(key=lambda item: ranks.get(getattr(_subject_of(item), "name", ""), -1))
     items[:] = kept
+
+
+def _berth_of(subject: Subject) -> str:
+    """Which subjects are checked by the same process, hence one after the other.
+
+    Engines that run already have no mount namespace of their own: what one of them mounts would be held against another.
+    """
+    return "attached" if subject.socket else subject.slug
 
 
 def _subject_of(item: pytest.Item) -> Subject | None:

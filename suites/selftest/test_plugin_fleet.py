@@ -57,3 +57,21 @@ def test_a_failed_start_is_told_each_time_without_what_was_told_before(monkeypat
             ships.trial(ONE)
         depths.append(len(traceback.extract_tb(caught.value.__traceback__)))
     assert len(set(depths)) == 1
+
+
+def test_engines_that_run_already_are_checked_one_after_the_other() -> None:
+    """They share the computer's mount namespace; those of our own have one each."""
+    attached = [parse_subject(f"{name}=docker:sdk:runc@/run/{name}.sock") for name in ("here", "there")]
+    groups: dict[str, str] = {}
+
+    def parametrize(_: str, params: list[Any], indirect: bool) -> None:
+        groups.update({str(param.id): param.marks[0].args[0] for param in params})
+
+    metafunc: Any = SimpleNamespace(
+        config=SimpleNamespace(stash={plugin._ORDERS: SimpleNamespace(subjects=(*attached, ONE, TWO))}),
+        fixturenames=["trial"],
+        parametrize=parametrize,
+    )
+    plugin.pytest_generate_tests(metafunc)
+    assert groups["here"] == groups["there"]
+    assert len(set(groups.values())) == 3
