@@ -223,7 +223,9 @@ def _suited(order: Order, target: Target, about: Mapping[str, Any], say: Say) ->
     if not slow:
         return dataclasses.replace(order, subjects=subjects)
     say(f"emulated, so that --quick takes {len(subjects)} subjects and one measured turn: name subjects to have others")
-    return dataclasses.replace(order, subjects=subjects, options=("--turns=1", *order.options))
+    # Elsewhere checks wait more than they work, so that there is one process more than processors.
+    slowly = ("--turns=1", f"--jobs={target.definition.cpus}")
+    return dataclasses.replace(order, subjects=subjects, options=(*slowly, *order.options))
 
 
 def _words(order: Order, config: Path | None, output: Path) -> list[str]:

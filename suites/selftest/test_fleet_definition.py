@@ -52,7 +52,7 @@ def test_the_machines_that_come_with_it() -> None:
         for words in row.attach.values():
             assert parse_subject(f"mine={words}").socket
         assert set(row.quick) > set(row.attach)
-        assert {"minirt:grpc", "oci:minirt", "containerd:grpc:runc"} <= set(row.quick)
+        assert {"minirt:grpc", "containerd:grpc:runc"} <= set(row.quick)
 
 
 @pytest.mark.parametrize(

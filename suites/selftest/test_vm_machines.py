@@ -179,7 +179,7 @@ def test_quick_trial_of_every_subject(machine: None, tmp_path: Path) -> None:
 
 def test_a_machine_that_dies_keeps_what_came(machine: None, tmp_path: Path) -> None:
     with running(
-        tmp_path, "run", "--quick", "--machine", NAME, "--output", str(tmp_path / "results"), "oci:crun"
+        tmp_path, "run", "--quick", "--machine", NAME, "--output", str(tmp_path / "results"), "oci:minirt"
     ) as process:
         wait_until(
             lambda: any((tmp_path / "results").glob("*/run.json")) and len(results(tmp_path).records) > 3,
