@@ -9,6 +9,7 @@ found the runtime at fault (`fail`); anything else is the harness' own fault (`e
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, replace
@@ -131,6 +132,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "kernel: what the machine's kernel does for a container; n/a for one with its own"
     )
+    config.addinivalue_line(
+        "markers",
+        "exclusive: compares all mounts or links of the machine: no other engine that shares them is under test",
+    )
     config.addinivalue_line("markers", "measured: takes its turn alone on the machine, and its times count")
     if ORDERS in os.environ:
         orders = Orders.read(Path(os.environ[ORDERS]))
@@ -150,7 +155,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize(
             used[0],
             [
-                pytest.param(subject, id=subject.name, marks=pytest.mark.xdist_group(_berth_of(subject)))
+                pytest.param(subject, id=subject.name, marks=pytest.mark.xdist_group(subject.slug))
                 for subject in orders.subjects
             ],
             indirect=True,
@@ -173,12 +178,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = kept
 
 
-def _berth_of(subject: Subject) -> str:
-    """Which subjects are checked by the same process, hence one after the other.
-
-    Engines that run already have no mount namespace of their own: what one of them mounts would be held against another.
-    """
-    return "attached" if subject.socket else subject.slug
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, bool, bool]:
+    """Engines that run already share the machine's namespaces: what one of them mounts must not be held against another."""
+    subject = _subject_of(item)
+    if item.config.stash.get(_ORDERS, None) is None or subject is None or not subject.socket:
+        return (yield)
+    with Path(os.environ[ORDERS]).open("rb") as everybody:
+        fcntl.flock(everybody, fcntl.LOCK_EX if item.get_closest_marker("exclusive") else fcntl.LOCK_SH)
+        return (yield)
 
 
 def _subject_of(item: pytest.Item) -> Subject | None:

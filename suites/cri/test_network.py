@@ -94,6 +94,7 @@ def test_stop_gives_the_address_back(cri: CriTrial) -> None:
     assert cri.pod_status(pod).state == NOT_READY
 
 
+@pytest.mark.exclusive
 @pytest.mark.breach(pretends("StopPodSandbox", "RemovePodSandbox"))
 def test_removed_pod_leaves_no_link_behind(cri: CriTrial) -> None:
     """No veth, no network namespace, no mount of one."""

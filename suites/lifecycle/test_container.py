@@ -144,6 +144,7 @@ def test_stop_kills_after_the_grace(trial: Trial) -> None:
         trial.discard(container)
 
 
+@pytest.mark.exclusive
 @pytest.mark.operation("remove")
 def test_remove_leaves_nothing(trial: Trial) -> None:
     """No process, no cgroup and no mount of the container is left, and the runtime knows it no more."""

@@ -68,6 +68,7 @@ def test_stop_sandbox_twice(trial: Trial, pod: str) -> None:
     assert trial.client.sandbox_exists(pod), "a stopped sandbox is gone before its removal"
 
 
+@pytest.mark.exclusive
 @pytest.mark.operation("remove_sandbox")
 def test_remove_sandbox_leaves_nothing(trial: Trial) -> None:
     """Its containers are removed with it; no process of theirs and no network namespace's mount is left."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +15,12 @@ import pytest
 from harness import plugin
 from harness.errors import EngineError
 from harness.model.record import Phase
-from harness.model.subject import parse_subject
+from harness.model.subject import Subject, parse_subject
 from harness.plugin import Fleet
+from harness.session.orders import ORDERS
 
 ONE, TWO = parse_subject("oci:runc"), parse_subject("oci:crun")
+HERE = parse_subject("here=docker:sdk:runc@/run/here.sock")
 
 
 def fleet(monkeypatch: pytest.MonkeyPatch, opening: Any) -> Fleet:
@@ -59,19 +62,40 @@ def test_a_failed_start_is_told_each_time_without_what_was_told_before(monkeypat
     assert len(set(depths)) == 1
 
 
-def test_engines_that_run_already_are_checked_one_after_the_other() -> None:
-    """They share the computer's mount namespace; those of our own have one each."""
-    attached = [parse_subject(f"{name}=docker:sdk:runc@/run/{name}.sock") for name in ("here", "there")]
-    groups: dict[str, str] = {}
-
-    def parametrize(_: str, params: list[Any], indirect: bool) -> None:
-        groups.update({str(param.id): param.marks[0].args[0] for param in params})
-
-    metafunc: Any = SimpleNamespace(
-        config=SimpleNamespace(stash={plugin._ORDERS: SimpleNamespace(subjects=(*attached, ONE, TWO))}),
-        fixturenames=["trial"],
-        parametrize=parametrize,
+@pytest.mark.parametrize(
+    ("subject", "marked", "free"),
+    [
+        (HERE, True, ()),
+        (HERE, False, (fcntl.LOCK_SH,)),
+        (ONE, True, (fcntl.LOCK_SH, fcntl.LOCK_EX)),
+    ],
+    ids=["exclusive", "beside-others", "private"],
+)
+def test_what_looks_at_all_mounts_has_the_machine_alone(
+    subject: Subject, marked: bool, free: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Engines that run already share the machine's mount namespace; those of our own have one each."""
+    orders = tmp_path / "orders"
+    orders.touch()
+    monkeypatch.setenv(ORDERS, str(orders))
+    item: Any = SimpleNamespace(
+        config=SimpleNamespace(stash={plugin._ORDERS: object()}),
+        callspec=SimpleNamespace(params={"trial": subject}),
+        get_closest_marker=lambda name: marked and name == "exclusive",
     )
-    plugin.pytest_generate_tests(metafunc)
-    assert groups["here"] == groups["there"]
-    assert len(set(groups.values())) == 3
+
+    def possible(kind: int) -> bool:
+        """Whether the test of another engine could begin."""
+        with orders.open("rb") as other:
+            try:
+                fcntl.flock(other, kind | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            return True
+
+    under_test = plugin.pytest_runtest_protocol(item)
+    next(under_test)
+    assert tuple(kind for kind in (fcntl.LOCK_SH, fcntl.LOCK_EX) if possible(kind)) == free
+    with pytest.raises(StopIteration):
+        under_test.send(True)
+    assert possible(fcntl.LOCK_EX)

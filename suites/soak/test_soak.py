@@ -61,6 +61,7 @@ def cycle(trial: Trial) -> float:
     return time.perf_counter() - begun
 
 
+@pytest.mark.exclusive
 @pytest.mark.needs(Capability.SANDBOX)
 @pytest.mark.operation("remove_sandbox")
 def test_what_an_engine_holds_does_not_grow(
