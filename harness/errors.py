@@ -15,6 +15,7 @@
     ├── WaitTimeout                a condition did not come true in time
     ├── NotExpressible             the client has no words for a call: n/a, not a finding
     ├── Interrupted                exit status 128 + signal
+    ├── Recalled                   the user has asked for the end while a thread was at this
     └── RuntimeRefusal             the runtime under trial answered with an error
         ├── NotFound               the image, sandbox or container is not there
         ├── Conflict               it is there, in a state that forbids this
@@ -154,6 +155,10 @@ class Interrupted(SeatrialError):
     def __init__(self, signal: int) -> None:
         super().__init__(str(signal))
         self.signal = signal
+
+
+class Recalled(SeatrialError):
+    """The user has asked for the end while this was under way."""
 
 
 class NotExpressible(SeatrialError):

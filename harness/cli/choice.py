@@ -11,10 +11,16 @@ from harness.model.config import Config, parse_config
 from harness.model.subject import Subject, parse_subject
 
 
+def config_path(wanted: Path | None) -> Path | None:
+    """The file `wanted`, by default ``seatrial.toml`` where there is one."""
+    default = Path("seatrial.toml")
+    return wanted or (default if default.exists() else None)
+
+
 def read_config(wanted: Path | None) -> Config:
-    """The file `wanted`, by default ``seatrial.toml`` where there is one. Raises `BadConfig`."""
-    path = wanted or Path("seatrial.toml")
-    if wanted is None and not path.exists():
+    """What `config_path` says. Raises `BadConfig`."""
+    path = config_path(wanted)
+    if path is None:
         return Config()
     try:
         return parse_config(path.read_text(), str(path))

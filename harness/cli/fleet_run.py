@@ -8,12 +8,13 @@ from pathlib import Path
 
 import click
 
+from harness.cli.choice import config_path, read_config
 from harness.cli.screen import wants_colour
 from harness.cli.signals import Terminated, deaf, sigterm_as_interrupt
 from harness.cli.teller import Teller
 from harness.cli.trial_run import Request
 from harness.errors import Interrupted, MachineError
-from harness.fleet.campaign import CampaignInterrupted, Order, find_targets, hold_campaign
+from harness.fleet.campaign import Order, find_targets, hold_campaign
 from harness.fleet.lines import Recall
 from harness.model.record import Outcome
 from harness.store import read_folder
@@ -29,25 +30,20 @@ def perform_fleet_run(machines: Sequence[str], request: Request, ssh_config: Pat
     targets = find_targets(machines)
     if os.geteuid() != 0 and any(target.definition or target.name == "local" for target in targets):
         raise MachineError("machines of our own need root here", "run it again as root: sudo seatrial run")
-    config = request.config or (Path("seatrial.toml") if Path("seatrial.toml").exists() else None)
+    config = read_config(request.config)
     order = Order(
         command=request.command,
         options=_options(request),
-        subjects=request.subjects,
+        subjects=request.subjects or config.subjects,
         pytest_options=request.pytest_options,
-        config=config,
+        config=config_path(request.config),
         output=request.output,
         quick=request.quick,
         seed=request.seed if request.seed is not None else int(time.time()),
         ssh_config=ssh_config,
     )
-    interrupt: KeyboardInterrupt | None = None
-    with sigterm_as_interrupt():
-        try:
-            with Teller() as teller:
-                folders = hold_campaign(targets, order, teller, Recall())
-        except CampaignInterrupted as error:
-            folders, interrupt = error.folders, error.interrupt
+    with sigterm_as_interrupt(), Teller() as teller:
+        folders, interrupt = hold_campaign(targets, order, teller, Recall())
     with deaf():
         _report(folders)
     if interrupt is not None:

@@ -16,6 +16,7 @@ Examples:
   seatrial run containerd:grpc:runc docker:sdk:runc   two of them, thoroughly
   seatrial run mine=oci:/usr/local/bin/mine oci:runc  your own OCI runtime beside runc
   seatrial run other=cri:unix:///run/other.sock       a CRI server that already runs
+  seatrial run here=docker:sdk:runc@/run/docker.sock  the Docker that runs here already
   seatrial run containerd:grpc:runc --attach /run/containerd/containerd.sock
   seatrial run --quick --machine trixie --machine sid the same trial on two virtual machines, in one matrix
   seatrial run oci:runc -- -k stop -x                 options after -- go to pytest
@@ -90,7 +91,8 @@ def run(
     """Take every SUBJECT through the suites, measure what each step costs, and report.
 
     A subject is engine:client:handler, such as containerd:grpc:runc; without one, all that Seatrial knows are tried,
-    and those that this machine cannot run are skipped with the reason. Needs root.
+    and those that this machine cannot run are skipped with the reason. A machine of --machine has a list of its own
+    (vagrant/machines.yaml). Needs root.
     """
     from harness.cli.trial_run import Request, perform_run
 

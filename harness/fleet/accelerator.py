@@ -11,7 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from harness.command import HostRunner
-from harness.errors import CommandError, CommandTimeout, MachineError
+from harness.errors import CommandTimeout, MachineError
 from harness.fleet.box import Box, cache
 
 KVM = Path("/dev/kvm")
@@ -48,24 +48,29 @@ class Accelerator:
         return f"machines are emulated (TCG), for {self.why}: everything takes several times as long, wall times are only ratios"
 
 
-def find_accelerator(box: Box, kvm: Path = KVM) -> Accelerator:
+def find_accelerator(box: Box | None, kvm: Path = KVM) -> Accelerator:
     """Boot the kernel of `box` under KVM, to its first program. Asked once until this machine starts again.
+
+    None stands for a box whose kernel is somewhere on its disk: what was found out with another one counts, else KVM is
+    taken for good.
 
     Raises `MachineError` where QEMU is not installed.
     """
     program = find_qemu()
     if not kvm.exists():
         return Accelerator(Kind.TCG, f"there is no {kvm}")
-    key = f"{BOOT_ID.read_text().strip()} {box.path.stem} {program}"
+    key = f"{BOOT_ID.read_text().strip()} {program}"
     memory = cache() / "accelerator.json"
     with contextlib.suppress(OSError, ValueError, KeyError):
         known = json.loads(memory.read_bytes())
-        if known["key"] == key:
+        if known["key"] == key and (box is None or known["box"] == box.path.stem):
             return Accelerator(Kind(known["kind"]), known["why"])
+    if box is None:
+        return Accelerator(Kind.KVM, "")
     why = probe(program, box)
     found = Accelerator(Kind.TCG if why else Kind.KVM, why)
     with contextlib.suppress(OSError):
-        memory.write_text(json.dumps({"key": key, **asdict(found)}))
+        memory.write_text(json.dumps({"key": key, "box": box.path.stem, **asdict(found)}))
     return found
 
 
@@ -91,8 +96,6 @@ def probe(program: str, box: Box, accelerator: str = "kvm", limit_s: float = LIM
         done = HostRunner().run(argv, timeout_s=limit_s)
     except CommandTimeout:
         return f"a guest kernel did not come up under {accelerator.upper()} within {limit_s:g} s"
-    except CommandError as error:
-        return str(error)
     if MARK in done.text:
         return ""
     lines = [line.strip() for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]

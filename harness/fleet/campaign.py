@@ -19,13 +19,13 @@ from typing import Any
 
 from harness import __version__
 from harness.command import Completed, HostProcess, HostRunner
-from harness.errors import SeatrialError, StoreError
+from harness.errors import Recalled, SeatrialError, StoreError
 from harness.fleet.accelerator import Kind
 from harness.fleet.cargo import PATH
 from harness.fleet.checks import check_machine
 from harness.fleet.definition import Definition, find_definition, read_definitions
 from harness.fleet.expedition import hold, shipped
-from harness.fleet.lines import Recall, Recalled, Say
+from harness.fleet.lines import Recall, Say
 from harness.fleet.link import Link, parse_address
 from harness.fleet.machine import Machine, bring_up, find_machine, reserved
 from harness.model.record import Run
@@ -44,7 +44,7 @@ class Order:
     options: tuple[str, ...]
     """of ``seatrial run``, without subjects"""
     subjects: tuple[str, ...]
-    """none: all that Seatrial knows, and the engines that the machine runs anyway"""
+    """none: what the machine's definition says, elsewhere all that Seatrial knows"""
     pytest_options: tuple[str, ...]
     config: Path | None
     output: Path
@@ -97,11 +97,11 @@ def find_targets(names: Sequence[str]) -> list[Target]:
 
 def hold_campaign(
     targets: Sequence[Target], order: Order, say: Callable[[str, str], None], recall: Recall
-) -> list[Path]:
-    """Hold the trial on every machine; the run folders, in the order of `targets`.
+) -> tuple[list[Path], KeyboardInterrupt | None]:
+    """Hold the trial on every machine; the run folders, in the order of `targets`, and the Ctrl-C that ended it early.
 
     `say` gets a machine's name and what happens there, from several threads. A machine on which the trial cannot be held has
-    a run too, with the reason as its fault. Ctrl-C ends all of them, and is raised again when everything is taken down.
+    a run too, with the reason as its fault. Ctrl-C ends all of them; everything is taken down all the same.
     """
     folders: dict[str, Path] = {}
 
@@ -121,17 +121,7 @@ def hold_campaign(
                         recall.ask()
             for future in pending:
                 future.result()
-    if interrupt is not None:
-        raise CampaignInterrupted([folders[target.name] for target in targets], interrupt)
-    return [folders[target.name] for target in targets]
-
-
-class CampaignInterrupted(Exception):
-    """Ctrl-C, after everything was taken down; `folders` have what there was."""
-
-    def __init__(self, folders: list[Path], interrupt: KeyboardInterrupt) -> None:
-        super().__init__("interrupted")
-        self.folders, self.interrupt = folders, interrupt
+    return [folders[target.name] for target in targets], interrupt
 
 
 def _groups(targets: Sequence[Target]) -> list[list[Target]]:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from harness.clock import wait_until
 from harness.command import Completed, HostRunner, Process
-from harness.errors import CommandError, CommandTimeout, SeatrialError, WaitTimeout
+from harness.errors import CommandError, CommandTimeout, Recalled, WaitTimeout
 
 Say = Callable[[str], None]
 """Told what is being done, one line each time."""
@@ -24,10 +24,6 @@ class Starter(Protocol):
     def start(
         self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, stdout_fd: int, stderr_fd: int
     ) -> Process: ...
-
-
-class Recalled(SeatrialError):
-    """The user has asked for the end (`Recall`) while this was under way."""
 
 
 class Recall:

@@ -64,11 +64,7 @@ def bring_up(definition: Definition, say: Say, *, recall: Recall = NEVER, limit_
     require_programs()
     require_memory(definition.memory_mb + OVERHEAD_MB, f"the machine {definition.name}")
     require_disk(Path(runs.DATA), DISK_BYTES, f"the machine {definition.name}")
-    if definition.recipe:
-        box = build_box(definition.recipe, say, recall=recall)
-        accelerator = find_accelerator(box)
-    else:
-        accelerator = Accelerator(Kind.KVM, "")
+    accelerator = find_accelerator(build_box(definition.recipe, say, recall=recall) if definition.recipe else None)
     if accelerator.notice:
         say(accelerator.notice)
     place = open_place(definition.name)

@@ -135,8 +135,7 @@ class Private:
     def keep(self) -> None:
         if self._owner_fd is not None:
             os.write(self._owner_fd, KEEP)
-            os.close(self._owner_fd)
-            self._owner_fd = None
+        self._let_go()
 
     def leave(self) -> None:
         """End the berth by its pid, and see that all of it is gone, its process too. Raises `ArenaError`."""
@@ -149,6 +148,9 @@ class Private:
         await_and_remove(run_of(self.name))
         if self._process is not None:
             self._process.wait(END_LIMIT_S)
+        self._let_go()
+
+    def _let_go(self) -> None:
         if self._owner_fd is not None:
             os.close(self._owner_fd)
             self._owner_fd = None

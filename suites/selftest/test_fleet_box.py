@@ -157,6 +157,19 @@ def test_what_was_found_out_is_asked_once_a_boot(tmp_path: Path, monkeypatch: py
     assert (tmp_path / "asked").read_text() == "x\nx\n"
 
 
+def test_a_public_box_is_run_as_others_were_found_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its kernel is on its disk: it cannot be booted beforehand."""
+    kvm = tmp_path / "kvm"
+    monkeypatch.setenv("SEATRIAL_CACHE", str(tmp_path))
+    monkeypatch.setattr(accelerator, "find_qemu", lambda: str(tmp_path / "qemu"))
+    assert find_accelerator(None, kvm).kind is Kind.TCG
+    kvm.touch()
+    assert find_accelerator(None, kvm).kind is Kind.KVM
+    put(tmp_path / "qemu", FAILS)
+    find_accelerator(Box(RECIPE, tmp_path / "x.box", "", 0, 0.0), kvm)
+    assert find_accelerator(None, kvm).kind is Kind.TCG
+
+
 def test_vagrants_reason_is_what_it_wrote_below_its_progress() -> None:
     said = "==> trixie: Starting domain.\n    trixie: more\nThere was an error talking to Libvirt.\nThe error message is shown below:\n"
     assert _reason(said) == "There was an error talking to Libvirt.\nThe error message is shown below:"
