@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
+import click
 import pytest
-from rich.console import Console
 
-from harness.cli.screen import progress_bar
 from harness.model.record import Phase
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
 
 TITLES = {Phase.CHECK: "checking", Phase.MEASURE: "measuring"}
 
@@ -21,26 +24,26 @@ class Progress:
         self.interrupt: BaseException | None = None
         self.unloadable: list[str] = []
         self._phase = phase
-        self._console = Console(stderr=True)
-        self._bar = progress_bar(self._console)
-        self._task = self._bar.add_task(TITLES[phase], total=None, now="")
+        self._bar = _open_bar(TITLES[phase]) if sys.stderr.isatty() else None
         self._broken: dict[str, int] = {}
         self._done = 0
         self._total = 0
         self._subjects = subjects
 
     def __enter__(self) -> Self:
-        self._bar.start()
-        if not self._console.is_terminal:
-            self._console.print(f"{TITLES[self._phase]} {self._subjects} subjects", highlight=False)
+        if self._bar is not None:
+            self._bar.start()
+        else:
+            self._say(f"{TITLES[self._phase]} {self._subjects} subjects")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
-        if not self._console.is_terminal:
-            self._console.print(f"{TITLES[self._phase]}: {self._done} tests done{self._toll()}", highlight=False)
+        if self._bar is not None:
+            self._bar.stop()
+        else:
+            self._say(f"{TITLES[self._phase]}: {self._done} tests done{self._toll()}")
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Serial sessions know their total here."""
@@ -63,21 +66,36 @@ class Progress:
             if name == "seatrial" and value in ("fail", "error"):
                 self._broken[str(value)] = self._broken.get(str(value), 0) + 1
             elif name == "note" and report.when == "call":
-                self._console.print(str(value), highlight=False, soft_wrap=True)
+                self._say(str(value))
         if report.when == "teardown":
             self._done += 1
             now = report.nodeid.rpartition("::")[2] + self._toll()
-            self._bar.update(self._task, completed=self._done, now=now[:100])
-            if (
-                not self._console.is_terminal
-                and self._total
-                and self._done * 10 // self._total != ((self._done - 1) * 10 // self._total)
-            ):
-                self._console.print(f"  {self._done}/{self._total}{self._toll()}", highlight=False)
+            if self._bar is not None:
+                self._bar.update(self._bar.task_ids[0], completed=self._done, now=now[:100])
+            elif self._total and self._done * 10 // self._total != ((self._done - 1) * 10 // self._total):
+                self._say(f"  {self._done}/{self._total}{self._toll()}")
 
     def _expect(self, total: int) -> None:
         self._total = total
-        self._bar.update(self._task, total=total)
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], total=total)
+
+    def _say(self, line: str) -> None:
+        if self._bar is not None:
+            self._bar.console.print(line, highlight=False, soft_wrap=True)
+        else:
+            click.echo(line, err=True)
 
     def _toll(self) -> str:
         return "".join(f", {count} {word}" for word, count in sorted(self._broken.items()))
+
+
+def _open_bar(title: str) -> Bar:
+    """Late, for rich takes an emulated machine seconds to load."""
+    from rich.console import Console
+
+    from harness.cli.screen import progress_bar
+
+    bar = progress_bar(Console(stderr=True))
+    bar.add_task(title, total=None, now="")
+    return bar
