@@ -44,10 +44,16 @@ def split_reason(record: Record) -> tuple[str, str]:
     again = next((line.removeprefix(_AGAIN) for line in reversed(lines) if line.startswith(_AGAIN)), "")
     reason = "\n".join(line for line in lines if not again or line != _AGAIN + again).strip()
     if not again and record.outcome in (Outcome.FAIL, Outcome.ERROR):
-        test = record.test.partition("[")[0]
-        words = ["seatrial", "run", record.subject, *(["--suite", record.suite] if record.suite else [])]
-        again = shlex.join([*words, *(["--", "-k", test] if test else [])])
+        again = shlex.join(_words(record))
     return reason or "no reason was given", again
+
+
+def _words(record: Record) -> list[str]:
+    if record.scenario:
+        return ["seatrial", "bench", record.test, record.subject]
+    test = record.test.partition("[")[0]
+    suite, choice = ["--suite", record.suite] if record.suite else [], ["--", "-k", test] if test else []
+    return ["seatrial", "run", record.subject, *suite, *choice]
 
 
 def _operations(records: Iterable[Record]) -> tuple[str, ...]:

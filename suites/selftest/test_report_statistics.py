@@ -177,6 +177,8 @@ def test_a_reason_is_told_once() -> None:
     assert found[0].reproduce == "run stop"
     assert found[1].reason == "no reason was given"
     assert found[1].reproduce == "seatrial run oci:runc --suite lifecycle -- -k test_it"
+    (of_a_bench,) = matrix(record(outcome=Outcome.FAIL, suite="bench", test="oci", scenario="cycle")).findings
+    assert of_a_bench.reproduce == "seatrial bench oci oci:runc"
 
 
 def test_harness_overhead_is_of_grpc_steps() -> None:
