@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from harness.machine.facts import read_facts
 from harness.model.record import SCHEMA_VERSION, Cpu, Memory, Outcome, Phase, Record, Run
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -29,6 +30,12 @@ def test_fields() -> None:
     assert record["outcome"]["enum"] == [outcome.value for outcome in Outcome]
     assert record["phase"]["enum"] == [phase.value for phase in Phase]
     assert SCHEMA["run"]["properties"]["schema"] == {"const": SCHEMA_VERSION}
+
+
+def test_what_is_known_of_a_machine() -> None:
+    described = set(SCHEMA["run"]["properties"]["machine"]["properties"])
+    of_a_campaign = {"name", "accelerator", "box", "checks", "fault"}
+    assert described == set(read_facts().to_json()) | of_a_campaign
 
 
 TYPES: dict[str, type | tuple[type, ...]] = {
