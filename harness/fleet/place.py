@@ -157,13 +157,17 @@ class Private:
 
 
 def open_place(name: str) -> Place:
-    """The place for a machine that is to be brought up. Raises `MachineError`."""
+    """A new place for a machine that is not up. Raises `MachineError`."""
     require_programs()
     if has_service():
         service = Service(name)
         service.folder.mkdir(parents=True, exist_ok=True)
         return service
-    return Private.find(name) or Private.make(name)
+    left = Private.find(name)
+    if left is not None:
+        # By somebody who was killed: it goes with them, and would not with us.
+        left.leave()
+    return Private.make(name)
 
 
 def find_place(name: str) -> Place | None:

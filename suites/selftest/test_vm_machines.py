@@ -21,6 +21,7 @@ from harness.errors import MachineError
 from harness.fleet.box import build_box, cache, find_box
 from harness.fleet.definition import read_definitions
 from harness.fleet.machine import bring_up, find_machine, reserved
+from harness.fleet.place import Private, open_place
 from harness.keeper import runs
 from harness.model.record import Outcome
 from harness.store import RunData, read_folder
@@ -111,6 +112,17 @@ def test_the_box_is_what_it_says() -> None:
     names = {line.split()[0] for line in facts["packages"]}
     assert {"containerd", "runc", "crun", "docker.io", "podman", "systemd", "python3-minimal"} <= names
     assert (cache() / "boxes" / f"{NAME}.box").resolve() == found.path
+
+
+def test_a_place_that_was_left_half_made_is_taken_down_first() -> None:
+    left = Private.make(NAME)
+    place = open_place(NAME)
+    assert isinstance(place, Private)
+    assert place.pid != left.pid
+    assert left.pid not in hypervisors()
+    for berth in (place, left):
+        berth.leave()
+    assert_nothing_is_left()
 
 
 def test_a_machine_that_never_boots_shows_its_console(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
