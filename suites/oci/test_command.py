@@ -19,14 +19,18 @@ pytestmark = pytest.mark.operation(OciArea.COMMAND)
 
 
 def logged(path: Path) -> list[dict[str, Any]]:
-    """The entries of a log of JSON objects. Raises `AssertionError`."""
+    """The entries of a log of JSON objects, on as many lines as they like: containerd's shim decodes one after the other. Raises
+    `AssertionError`.
+    """
     assert path.exists(), "nothing was logged"
-    rows = []
-    for line in path.read_text().splitlines():
+    rows, rest = [], path.read_text().strip()
+    while rest:
         try:
-            rows.append(json.loads(line))
+            row, end = json.JSONDecoder().raw_decode(rest)
         except ValueError:
-            raise AssertionError(f"no JSON in the log: {line!r}") from None
+            raise AssertionError(f"no JSON in the log: {rest[:200]!r}") from None
+        rows.append(row)
+        rest = rest[end:].lstrip()
     return rows
 
 

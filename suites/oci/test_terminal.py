@@ -100,7 +100,8 @@ def test_a_terminal_is_sent_through_the_socket(oci: OciTrial) -> None:
 @pytest.mark.breach(drops("process.terminal"))
 def test_the_container_has_the_terminal(oci: OciTrial) -> None:
     """Process: "terminal (bool, OPTIONAL) specifies whether a terminal is attached to the process": its three streams are one, and it is
-    its controlling terminal; runc shows it as /dev/console, too.
+    its controlling terminal. Default devices: "/dev/console is set up if terminal is enabled in the config by bind mounting the
+    pseudoterminal pty to /dev/console".
     """
     box = with_terminal(oci)
     box.set("process.args", ["/bin/sh", PROBE, "tty", "stat:/dev/console", "proc:stat", "link:/proc/1/fd/1"])
