@@ -15,7 +15,7 @@ from harness.fleet import accelerator, box
 from harness.fleet.accelerator import Kind, find_accelerator, probe
 from harness.fleet.box import Box, build_box, digest, find_box
 from harness.fleet.definition import Recipe
-from harness.fleet.vagrant import _reason
+from harness.fleet.vagrant import _reason, forget_boxes
 
 RECIPE = Recipe("small", "trixie", ("a", "b"), 1)
 MMDEBSTRAP = """#!/bin/sh
@@ -168,6 +168,17 @@ def test_a_public_box_is_run_as_others_were_found_to_be(tmp_path: Path, monkeypa
     put(tmp_path / "qemu", FAILS)
     find_accelerator(Box(RECIPE, tmp_path / "x.box", "", 0, 0.0), kvm)
     assert find_accelerator(None, kvm).kind is Kind.TCG
+
+
+def test_copies_of_older_boxes_are_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEATRIAL_CACHE", str(tmp_path))
+    (tmp_path / "boxes").mkdir()
+    (tmp_path / "boxes/small.box").symlink_to("small-22.box")
+    copies = tmp_path / "vagrant.d/boxes"
+    for name in ("small-11", "small-22", "small-other-11"):
+        (copies / f"seatrial-VAGRANTSLASH-{name}" / "0").mkdir(parents=True)
+    forget_boxes("small")
+    assert {folder.name.rpartition("SLASH-")[2] for folder in copies.iterdir()} == {"small-22", "small-other-11"}
 
 
 def test_vagrants_reason_is_what_it_wrote_below_its_progress() -> None:
