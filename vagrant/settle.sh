@@ -16,7 +16,8 @@ printf '/dev/vda / ext4 errors=remount-ro 0 1\n' >/etc/fstab
 rm -f /etc/ssh/ssh_host_*
 : >/etc/machine-id
 
-systemctl enable --quiet systemd-networkd.service seatrial-hostkey.service ssh.service containerd.service docker.service
+systemctl enable --quiet systemd-networkd.service seatrial-hostkey.service ssh.service containerd.service docker.service \
+    steady.service steady.slice
 # There is nothing to update from, and what runs by the clock would run into measurements.
 for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer fstrim.timer e2scrub_all.timer man-db.timer \
     systemd-networkd-wait-online.service; do

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import functools
 import os
 import secrets
 import shlex
@@ -148,7 +149,7 @@ def _visit(target: Target, order: Order, say: Say, recall: Recall) -> Path:
             with tempfile.TemporaryDirectory(prefix="seatrial-") as folder:
                 argv = (sys.executable, "-m", "harness.cli", *_words(order, order.config, Path(folder)))
                 return hold(LocalShore(), argv, order.output, {}, say, recall)
-        with _linked(target, order, about, say, recall) as link:
+        with _linked(target, order, about, say, recall) as (link, last_words):
             recall.check()
             files = {order.config.name: order.config.read_bytes()} if order.config else {}
             with shipped(link, files, say) as (place, interpreter):
@@ -165,7 +166,8 @@ def _visit(target: Target, order: Order, say: Say, recall: Recall) -> Path:
                     *("env", "-C", place, f"PATH={place}/bin:{PATH}", "LC_ALL=C.UTF-8", "NO_COLOR=1"),
                     *(f"{place}/bin/seatrial", *words),
                 )
-                return hold(link, argv, order.output, about, say, recall, lambda line: _reproduce(line, target))
+                reproduce = functools.partial(_reproduce, target)
+                return hold(link, argv, order.output, about, say, recall, reproduce, last_words)
     except StoreError:
         raise
     except Recalled:
@@ -176,11 +178,13 @@ def _visit(target: Target, order: Order, say: Say, recall: Recall) -> Path:
 
 
 @contextlib.contextmanager
-def _linked(target: Target, order: Order, about: dict[str, Any], say: Say, recall: Recall) -> Iterator[Link]:
-    """A link to the machine; one that is not up is brought up for as long as it is needed."""
+def _linked(
+    target: Target, order: Order, about: dict[str, Any], say: Say, recall: Recall
+) -> Iterator[tuple[Link, Callable[[], str]]]:
+    """A link to the machine, and what its console says; one that is not up is brought up for as long as it is needed."""
     if target.definition is None:
         with Link(parse_address(target.name, order.ssh_config), target.name) as link:
-            yield link
+            yield link, str
         return
     with reserved(target.name, "a trial is held there"), contextlib.ExitStack() as undo:
         machine = find_machine(target.definition)
@@ -191,7 +195,7 @@ def _linked(target: Target, order: Order, about: dict[str, Any], say: Say, recal
         about["box"] = target.definition.box
         try:
             with Link(machine.address, target.name) as link:
-                yield link
+                yield link, lambda: machine.console
         except SeatrialError as error:
             error.add_note(machine.console.strip())
             raise
@@ -228,7 +232,7 @@ def _words(order: Order, config: Path | None, output: Path) -> list[str]:
     ]
 
 
-def _reproduce(line: str, target: Target) -> str:
+def _reproduce(target: Target, line: str) -> str:
     head, command, rest = line.partition("seatrial run ")
     return f"{head}{command}--machine {shlex.quote(target.name)} {rest}" if command else line
 

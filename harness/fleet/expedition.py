@@ -76,12 +76,13 @@ def hold(
     say: Say,
     recall: Recall,
     reproduce: Callable[[str], str] = str,
+    last_words: Callable[[], str] = str,
 ) -> Path:
     """Run ``seatrial run --stream``, which is `argv`, on `shore`; its run folder below `output`, written as it goes.
 
     `about` is added to what the run says about its machine. `reproduce` mends a line of a reason that says how to see it
-    again. A trial that breaks off, or a machine that dies, is no exception: what came is kept, and the run's machine has a
-    ``fault``. Raises `MachineError` where not even the run began, `StoreError`.
+    again, `last_words` gives what is known of a machine that does not answer any more. A trial that breaks off, or a machine
+    that dies, is no exception: what came is kept, and the run's machine has a ``fault``. Raises `MachineError` where not even the run began, `StoreError`.
     """
     log = Log(output, dict(about), reproduce, say)
     heard: deque[str] = deque(maxlen=30)
@@ -121,13 +122,10 @@ def hold(
         raise log.error
     said = "\n".join(list(heard)[-12:])
     fault = ""
-    if status not in (0, 1) and not asked:
-        fault = (
-            f"the trial broke off with status {status}"
-            if status != 255
-            else "the connection was lost in the middle of the trial"
-        )
-        fault += f": {said}" if said else ""
+    if status == 255 and not asked:
+        fault = f"the connection was lost in the middle of the trial{last_words()}"
+    elif status not in (0, 1) and not asked:
+        fault = f"the trial broke off with status {status}: {said or 'without a word'}"
     if log.folder is None:
         raise MachineError(f"the trial on {shore.name} did not begin: {said or f'status {status}'}")
     log.close(fault)

@@ -201,6 +201,6 @@ def test_a_machine_that_dies_keeps_what_came(machine: None, tmp_path: Path) -> N
         os.kill(qemu(), signal.SIGKILL)
         assert process.wait(180) == 1, told(tmp_path)
     data = results(tmp_path)
-    assert "connection was lost" in data.run.machine["fault"]
+    assert "connection was lost in the middle of the trial\nthe end of its console:" in data.run.machine["fault"]
     assert len(data.records) > 3
     assert "connection was lost" in (tmp_path / "out").read_text()
