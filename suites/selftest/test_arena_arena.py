@@ -209,13 +209,19 @@ def test_groups_of_a_pure_v2_layout(run_id: str) -> None:
         runs.sweep(run_id, bases())
 
 
+def freeze(arena: Arena, pid: int) -> None:
+    """Put a process into a container's cgroup, as a runtime does, and freeze that."""
+    box = path_of(arena.cgroups.layout, "freezer", arena.cgroups.pods) / "box"
+    box.mkdir()
+    (box / "cgroup.procs").write_text(str(pid))
+    v2 = arena.cgroups.layout.is_v2("freezer")
+    (box / ("cgroup.freeze" if v2 else "freezer.state")).write_text("1" if v2 else "FROZEN")
+
+
 def test_containers_left_are_killed_frozen_or_not(arena: Arena, tmp_path: Path) -> None:
     with (tmp_path / "log").open("wb") as log:
         process = arena.start(["sleep", "1000"], stdout_fd=log.fileno(), stderr_fd=log.fileno())
-    freezer = path_of(arena.cgroups.layout, "freezer", arena.cgroups.pods)
-    (freezer / "cgroup.procs").write_text(str(process.pid))
-    v2 = arena.cgroups.layout.is_v2("freezer")
-    (freezer / ("cgroup.freeze" if v2 else "freezer.state")).write_text("1" if v2 else "FROZEN")
+    freeze(arena, process.pid)
     arena.end_pods()
     assert process.wait(10) == -signal.SIGKILL
 
@@ -259,13 +265,7 @@ def test_processes_that_hide_and_ignore_are_gone_after_the_close(run_id: str) ->
 def test_a_frozen_process_is_gone_after_the_close(run_id: str, tmp_path: Path) -> None:
     with Arena.open(run_id, "one") as arena, (tmp_path / "log").open("wb") as log:
         process = arena.start(["sleep", "1000"], stdout_fd=log.fileno(), stderr_fd=log.fileno())
-        trees = [Path(tree) / "pods" for tree in arena.cgroups.trees()]
-        freezer = next(
-            tree for tree in trees if any((tree / name).exists() for name in ("freezer.state", "cgroup.freeze"))
-        )
-        (freezer / "cgroup.procs").write_text(str(process.pid))
-        v1 = (freezer / "freezer.state").exists()
-        (freezer / ("freezer.state" if v1 else "cgroup.freeze")).write_text("FROZEN" if v1 else "1")
+        freeze(arena, process.pid)
     assert processes(run_id) == []
 
 

@@ -84,4 +84,5 @@ def test_an_ambient_capability_counts_when_the_program_is_found(bundle: Bundle, 
         assert (done.returncode, done.stdout) == (0, "1000\n"), done.stderr
     else:
         assert done.returncode != 0
-        assert "permission denied" in done.stderr
+        # In the words of execvp(3), or of a search that passes over what cannot be executed (runc 1.1.15).
+        assert "permission denied" in done.stderr or (runtime != "minirt" and "not found" in done.stderr)

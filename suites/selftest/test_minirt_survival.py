@@ -132,6 +132,8 @@ def test_a_command_that_was_just_being_killed_does_not_keep_its_container(daemon
     half = daemon.runtime.ExecSync.future(api.ExecSyncRequest(container_id=id, cmd=["sh", "-c", "sleep 4717"]))
     layout = cgroups.read_layout()
     place = cgroups.place_of(layout, f"{CGROUP}/pod/{id}", id, Resources())
+    if place.version == 2:
+        pytest.skip("v2 kills a cgroup without freezing it")
     parts = Path(place.folders[place.chief])
 
     def its_program() -> list[str]:

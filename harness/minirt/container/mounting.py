@@ -310,7 +310,10 @@ class MountCgroups(Operation):
         stage.check_place(target, "cgroup", bind=False)
         if self.unified:
             if self.own_namespace:
-                sys.mount("cgroup", rootfs.magic(target), "cgroup2", flags, self.options.data or None)
+                # There may be the machine's on it (/sys as a bind): mount(2) puts no filesystem on itself, move_mount(2) does.
+                tree = make_filesystem("cgroup2", "cgroup", flags, self.options.attributes.set, self.options.data)
+                sys.move_mount(tree, "", target, "", _ATTACH)
+                os.close(tree)
             else:
                 self._bind(self.unified, target)
             os.close(target)
