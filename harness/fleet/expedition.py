@@ -124,7 +124,7 @@ def hold(
     fault = ""
     if status == 255 and not asked:
         fault = f"the connection was lost in the middle of the trial{last_words()}"
-    elif status not in (0, 1) and not asked:
+    elif not asked and (status not in (0, 1) or not log.ended):
         fault = f"the trial broke off with status {status}: {said or 'without a word'}"
     if log.folder is None:
         raise MachineError(f"the trial on {shore.name} did not begin: {said or f'status {status}'}")
@@ -173,6 +173,11 @@ class Log:
         if fault and self._run:
             self._about["fault"] = fault
             self._update(self._run)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run came to its end: what its process ended with does not tell that from an error of its own."""
+        return self._run is not None and bool(self._run.ended)
 
     def _tell(self, record: Record) -> None:
         """Say now and then how far it is."""

@@ -2,7 +2,7 @@
 
 ::
 
-    /run/seatrial/<run>/lock            held (flock, shared) by every arena of a run that lives
+    /run/seatrial/<run>/lock            held (flock, shared) by every arena of a run that lives, and by its scratch folder
     /run/seatrial/<run>/<arena>/        sockets and runtime state of one engine
     /run/seatrial/made                  mount points that were missing on the host, one a line
     /var/lib/seatrial/<run>/<arena>/    its data
@@ -90,7 +90,8 @@ def sweep(run: str, hierarchies: Iterable[str]) -> None:
     bases = tuple(hierarchies)
     with turnstile():
         _rmdir(f"{DATA}/{run}")
-        if _entries(f"{STATE}/{run}") <= {LOCK}:
+        # Its scratch folder has no state: between two arenas that alone says that the run goes on.
+        if not os.path.isdir(f"{DATA}/{run}") and _entries(f"{STATE}/{run}") <= {LOCK}:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(f"{STATE}/{run}/{LOCK}")
             _rmdir(f"{STATE}/{run}")

@@ -8,6 +8,7 @@ import sys
 import pytest
 from arena_traces import fresh_run, traces
 
+from harness.arena import Arena
 from harness.arena.leftovers import find_leftovers, remove
 from harness.arena.scratch import open_scratch
 from harness.clock import wait_until
@@ -34,6 +35,18 @@ def test_it_goes_with_the_run() -> None:
         assert runs.is_alive(run)
         assert run not in [leftover.run for leftover in find_leftovers()]
     assert not folder.exists()
+    assert not traces(run)
+
+
+def test_between_two_arenas_the_run_is_alive() -> None:
+    """Else whoever cleans up then would take the folder away from the run."""
+    run = fresh_run()
+    with open_scratch(run) as folder:
+        for name in ("one", "two"):
+            Arena.open(run, name).close()
+            assert runs.is_alive(run)
+            assert run not in [leftover.run for leftover in find_leftovers()]
+        assert folder.is_dir()
     assert not traces(run)
 
 

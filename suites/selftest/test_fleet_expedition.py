@@ -17,10 +17,12 @@ from fleet_sshd import Server, ssh_server
 from harness.clock import wait_until
 from harness.command import HostProcess, HostRunner
 from harness.errors import MachineError
+from harness.fleet.campaign import LocalShore
 from harness.fleet.cargo import parse_interpreter
 from harness.fleet.checks import check_machine
 from harness.fleet.definition import read_definitions
-from harness.fleet.expedition import Log, shipped
+from harness.fleet.expedition import Log, hold, shipped
+from harness.fleet.lines import NEVER
 from harness.fleet.link import Link
 from harness.linux.cgroups import read_layout
 from harness.store import read_folder
@@ -165,6 +167,21 @@ def test_no_python(answer: str) -> None:
 def test_old_python() -> None:
     with pytest.raises(MachineError, match=r"has Python 3\.9, and Seatrial needs 3\.11"):
         parse_interpreter('[3, 9, "x86_64", "/usr/bin/python3.9"]', "far")
+
+
+@pytest.mark.parametrize("status", [0, 1, 2])
+def test_a_trial_that_did_not_end_broke_off_whatever_its_status(tmp_path: Path, status: int) -> None:
+    run = {"run": "r1", "seatrial": "0", "command": [], "seed": 1, "quick": True, "started": ""}
+    words = f"echo '{json.dumps({'run': run})}'; echo no scratch folder >&2; exit {status}"
+    folder = hold(LocalShore(), ("sh", "-c", words), tmp_path, {}, lambda line: None, NEVER)
+    assert read_folder(folder).run.machine["fault"] == f"the trial broke off with status {status}: no scratch folder"
+
+
+def test_a_trial_that_ended_has_no_fault(tmp_path: Path) -> None:
+    run = {"run": "r1", "seatrial": "0", "command": [], "seed": 1, "quick": True, "started": "", "ended": "now"}
+    words = f"echo '{json.dumps({'run': run})}'; exit 1"
+    folder = hold(LocalShore(), ("sh", "-c", words), tmp_path, {}, lambda line: None, NEVER)
+    assert "fault" not in read_folder(folder).run.machine
 
 
 def test_lines_that_are_none_of_a_run_are_passed_over(tmp_path: Path) -> None:
