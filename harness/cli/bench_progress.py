@@ -5,8 +5,6 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
-
 from harness.cli.screen import progress_bar
 
 
@@ -14,9 +12,8 @@ class BenchProgress:
     """`harness.session.bench.Observer`: a bar on a terminal, a line for each scenario elsewhere. Writes to stderr."""
 
     def __init__(self, title: str) -> None:
-        self._console = Console(stderr=True)
-        self._bar = progress_bar(self._console)
-        self._task = self._bar.add_task(title, total=None, now="")
+        self._bar = progress_bar(title)
+        self._console, (self._task,) = self._bar.console, self._bar.task_ids
         self._done = 0
         self._total = 0
         self._scenario = ""

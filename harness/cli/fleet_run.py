@@ -30,13 +30,14 @@ def perform_fleet_run(machines: Sequence[str], request: Request, ssh_config: Pat
     targets = find_targets(machines)
     if os.geteuid() != 0 and any(target.definition or target.name == "local" for target in targets):
         raise MachineError("machines of our own need root here", "run it again as root: sudo seatrial run")
-    config = read_config(request.config)
+    path = config_path(request.config)
+    config = read_config(path)
     order = Order(
         command=request.command,
         options=_options(request),
         subjects=request.subjects or config.subjects,
         pytest_options=request.pytest_options,
-        config=config_path(request.config),
+        config=path,
         output=request.output,
         quick=request.quick,
         seed=request.seed if request.seed is not None else int(time.time()),

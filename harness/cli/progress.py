@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import sys
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import click
 import pytest
 
+from harness.cli.screen import progress_bar
 from harness.model.record import Phase
-
-if TYPE_CHECKING:
-    from rich.progress import Progress as Bar
 
 TITLES = {Phase.CHECK: "checking", Phase.MEASURE: "measuring"}
 
@@ -24,7 +22,7 @@ class Progress:
         self.interrupt: BaseException | None = None
         self.unloadable: list[str] = []
         self._phase = phase
-        self._bar = _open_bar(TITLES[phase]) if sys.stderr.isatty() else None
+        self._bar = progress_bar(TITLES[phase]) if sys.stderr.isatty() else None
         self._broken: dict[str, int] = {}
         self._done = 0
         self._total = 0
@@ -88,14 +86,3 @@ class Progress:
 
     def _toll(self) -> str:
         return "".join(f", {count} {word}" for word, count in sorted(self._broken.items()))
-
-
-def _open_bar(title: str) -> Bar:
-    """Late, for rich takes an emulated machine seconds to load."""
-    from rich.console import Console
-
-    from harness.cli.screen import progress_bar
-
-    bar = progress_bar(Console(stderr=True))
-    bar.add_task(title, total=None, now="")
-    return bar

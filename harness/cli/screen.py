@@ -7,7 +7,6 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.progress import Progress
 
 
@@ -16,11 +15,16 @@ def wants_colour() -> bool:
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
-def progress_bar(console: Console) -> Progress:
-    """A bar whose tasks have a field ``now``; it is gone when it stops, and shows nothing where there is no terminal."""
+def progress_bar(title: str) -> Progress:
+    """A bar on stderr, with one task that has a field ``now``; it is gone when it stops, and shows nothing where there is no
+    terminal.
+    """
+    # Late, for rich takes an emulated machine seconds to load.
+    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    return Progress(
+    console = Console(stderr=True)
+    bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=30),
         MofNCompleteColumn(),
@@ -30,3 +34,5 @@ def progress_bar(console: Console) -> Progress:
         disable=not console.is_terminal,
         transient=True,
     )
+    bar.add_task(title, total=None, now="")
+    return bar
