@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,6 +150,19 @@ def read_folder(path: Path) -> RunData:
 def find_runs(output: Path) -> list[Path]:
     """The folders of runs in `output`, the oldest first (ids begin with the time)."""
     return sorted(path.parent for path in output.glob(f"*/{RUN_FILE}"))
+
+
+@contextlib.contextmanager
+def hidden_folder(output: Path) -> Iterator[Path]:
+    """A folder in `output` for what a run writes that is told by another one; `find_runs` passes it over, and it is gone afterwards.
+
+    Raises `StoreError`. In `output`, so that a SIGKILL leaves nothing elsewhere.
+    """
+    with contextlib.ExitStack() as undo:
+        with _storing(output):
+            output.mkdir(parents=True, exist_ok=True)
+            folder = undo.enter_context(tempfile.TemporaryDirectory(prefix=".", dir=output))
+        yield Path(folder)
 
 
 def newest(output: Path) -> Path:

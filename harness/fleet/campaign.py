@@ -10,7 +10,6 @@ import os
 import secrets
 import shlex
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +29,7 @@ from harness.fleet.lines import Recall, Say
 from harness.fleet.link import Link, parse_address
 from harness.fleet.machine import Machine, bring_up, find_machine, reserved
 from harness.model.record import Run
-from harness.store import RunFolder
+from harness.store import RunFolder, hidden_folder
 
 LOCAL = "local"
 """Names this computer among machines."""
@@ -146,8 +145,8 @@ def _visit(target: Target, order: Order, say: Say, recall: Recall) -> Path:
     try:
         recall.check()
         if target.name == LOCAL:
-            with tempfile.TemporaryDirectory(prefix="seatrial-") as folder:
-                argv = (sys.executable, "-m", "harness.cli", *_words(order, order.config, Path(folder)))
+            with hidden_folder(order.output) as folder:
+                argv = (sys.executable, "-m", "harness.cli", *_words(order, order.config, folder))
                 return hold(LocalShore(), argv, order.output, {}, say, recall)
         with _linked(target, order, about, say, recall) as (link, last_words):
             recall.check()

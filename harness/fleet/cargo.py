@@ -120,10 +120,11 @@ def pack_libraries(interpreter: Interpreter, say: Say) -> Path:
     return path
 
 
-def pack_harness(interpreter: Interpreter, place: str, target: Path) -> None:
-    """Write the archive `target`: the harness as a virtual environment, to be unpacked at the path `place` of the machine."""
+def pack_harness(interpreter: Interpreter, place: str) -> bytes:
+    """A tar archive: the harness as a virtual environment, to be unpacked at the path `place` of the machine."""
     library = f"{interpreter.library}/harness"
-    with tarfile.open(target, "w") as archive:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
 
         def put(name: str, text: str, mode: int = 0o644) -> None:
             entry = tarfile.TarInfo(name)
@@ -144,6 +145,7 @@ def pack_harness(interpreter: Interpreter, place: str, target: Path) -> None:
             f"{interpreter.library}/{DISTRIBUTION}-{__version__}.dist-info/METADATA",
             f"Metadata-Version: 2.1\nName: {DISTRIBUTION}\nVersion: {__version__}\n",
         )
+    return packed.getvalue()
 
 
 FOLDERS: dict[str, Callable[[], Path]] = {"suites": paths.suites, "fixtures": paths.fixtures, "vagrant": paths.vagrant}

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import tempfile
 import threading
 import time
 from collections import Counter, deque
@@ -48,19 +47,15 @@ def shipped(link: Link, files: Mapping[str, bytes], say: Say) -> Iterator[tuple[
     say("shipping the harness")
     place = link.run(("mktemp", "-d", "/var/tmp/seatrial-XXXXXX")).check().text.strip()
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            harness = Path(folder, "harness.tar")
-            pack_harness(interpreter, place, harness)
-            # The folder is root's; engines' own users have to get at minirt.
-            link.run(("chmod", "0755", place)).check()
-            link.send(harness, ("tar", "-xf", "-", "--no-same-owner", "-C", place), timeout_s=SHIP_LIMIT_S)
-            library = f"{place}/{interpreter.library}"
-            link.send(libraries, ("tar", "-xf", "-", "--no-same-owner", "-C", library), timeout_s=SHIP_LIMIT_S)
+        # The folder is root's; engines' own users have to get at minirt.
+        link.run(("chmod", "0755", place)).check()
+        for archive, folder in (
+            (pack_harness(interpreter, place), place),
+            (libraries.read_bytes(), f"{place}/{interpreter.library}"),
+        ):
+            link.send(archive, ("tar", "-xf", "-", "--no-same-owner", "-C", folder), timeout_s=SHIP_LIMIT_S)
         for name, data in files.items():
-            with tempfile.NamedTemporaryFile() as file:
-                file.write(data)
-                file.flush()
-                link.send(Path(file.name), ("tee", f"{place}/{name}"), timeout_s=60)
+            link.send(data, ("tee", f"{place}/{name}"), timeout_s=60)
         yield place, interpreter
     finally:
         if link.alive:

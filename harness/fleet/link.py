@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import secrets
 import shlex
 import tempfile
 from collections.abc import Sequence
@@ -44,7 +45,10 @@ def parse_address(text: str, config: Path | None = None) -> Address:
 
 
 class Link:
-    """A context manager. The connection is a process of ours; commands share it, and end with it."""
+    """A context manager. The connection is a process of ours; commands share it, and end with it.
+
+    It ends with the thread that opened it, whatever ends that: ssh then takes its socket with it.
+    """
 
     def __init__(self, address: Address, name: str) -> None:
         self._address, self.name = address, name
@@ -55,12 +59,14 @@ class Link:
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as undo:
-            # A path of a socket may have 107 bytes, and ssh adds some of its own while it makes it.
-            folder = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="seatrial-", dir="/tmp")))
-            self._socket = folder / "link"
+            # A path of a socket may have 107 bytes, and ssh adds some of its own while it makes it. In no folder of our own:
+            # that would stay after a SIGKILL.
+            self._socket = Path(f"/tmp/seatrial-{secrets.token_hex(8)}")
+            undo.callback(self._socket.unlink, missing_ok=True)
             log = undo.enter_context(tempfile.TemporaryFile())
             argv = (
-                *(*self._address.prefix, "ssh", "-M", "-N", "-S", str(self._socket)),
+                *("setpriv", "--pdeathsig", "TERM", *self._address.prefix),
+                *("ssh", "-M", "-N", "-S", str(self._socket)),
                 *("-o", "BatchMode=yes", "-o", f"ConnectTimeout={CONNECT_S:g}"),
                 *("-o", "ServerAliveInterval=5", "-o", f"ServerAliveCountMax={SILENCE_S // 5}"),
                 *(*self._address.options, self._address.host),
@@ -110,9 +116,9 @@ class Link:
         """Start `argv` there, as root. Ending the process here does not end the one there."""
         return HostRunner().start((*self.ssh, self.line(argv)), stdout_fd=stdout_fd, stderr_fd=stderr_fd)
 
-    def send(self, archive: Path, argv: Sequence[str], *, timeout_s: float) -> None:
-        """Have `argv` there read the file `archive` as its stdin. Raises `CommandError`, `MachineError`."""
-        done = HostRunner().run((*self.ssh, self.line(argv)), timeout_s=timeout_s, input=archive.read_bytes())
+    def send(self, data: bytes, argv: Sequence[str], *, timeout_s: float) -> None:
+        """Have `argv` there read `data` as its stdin. Raises `CommandError`, `MachineError`."""
+        done = HostRunner().run((*self.ssh, self.line(argv)), timeout_s=timeout_s, input=data)
         self._checked(done).check()
 
     def line(self, argv: Sequence[str], *, root: bool = True) -> str:

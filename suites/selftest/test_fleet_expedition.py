@@ -126,6 +126,34 @@ def test_ctrl_c_ends_the_trial_there_and_reports_what_there_was(tmp_path: Path, 
     assert not Path("/run/seatrial", data.run.run).exists()
 
 
+def test_a_campaign_that_is_killed_leaves_what_came_and_nothing_else(tmp_path: Path, server: Server) -> None:
+    before = shipped_folders()
+    with campaign(tmp_path, server, "--quick", "oci:crun") as process:
+        wait_until(
+            lambda: server.name in runs(tmp_path) and len(runs(tmp_path)[server.name].records) > 5, 120, "records"
+        )
+        process.signal(signal.SIGKILL)
+    data = runs(tmp_path)[server.name]
+    assert data.records and not data.run.ended
+    (connection,) = server.connections
+    wait_until(connection.is_closed, 30, "the link to end")
+    wait_until(lambda: shipped_folders() <= before, 90, "the trial over there to end")
+    assert not Path("/run/seatrial", data.run.run).exists()
+    assert not Path("/var/lib/seatrial", data.run.run).exists()
+
+
+def test_a_trial_here_ends_with_its_campaign(tmp_path: Path, server: Server) -> None:
+    with campaign(tmp_path, server, "--machine", "local", "--quick", "oci:crun") as process:
+        wait_until(lambda: "local" in runs(tmp_path) and runs(tmp_path)["local"].records, 120, "records")
+        process.signal(signal.SIGKILL)
+    run = runs(tmp_path)["local"].run
+    assert not run.ended
+    wait_until(lambda: not Path("/run/seatrial", run.run).exists(), 90, "the trial to end")
+    assert not Path("/var/lib/seatrial", run.run).exists()
+    assert [path.name for path in (tmp_path / "results").iterdir() if not path.name.startswith(".")] == [run.run]
+    assert server.connections == []
+
+
 def test_a_machine_that_cannot_be_reached_is_an_error_of_its_own(tmp_path: Path, server: Server) -> None:
     with campaign(
         tmp_path, server, "--machine", "ssh://root@127.0.0.1:1", "--quick", "oci:crun", "--", "-k", "order"

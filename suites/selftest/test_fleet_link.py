@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,11 @@ from fleet_sshd import Server, ssh_server
 from harness.clock import wait_until
 from harness.errors import CommandError, CommandTimeout, MachineError, UsageError
 from harness.fleet.link import Address, Link, parse_address
+
+
+def socket_of(link: Link) -> Path:
+    """Which its commands meet at."""
+    return Path(link.ssh[2])
 
 
 @pytest.fixture
@@ -48,13 +55,12 @@ def test_commands_share_one_connection_and_keep_their_words(server: Server) -> N
 
 
 def test_a_file_is_sent_whole(server: Server, tmp_path: Path) -> None:
-    file, target = tmp_path / "file", tmp_path / "target"
-    file.write_bytes(bytes(range(256)) * 20_000)
+    data, target = bytes(range(256)) * 20_000, tmp_path / "target"
     with Link(server.address, server.name) as link:
-        link.send(file, ("tee", str(target)), timeout_s=60)
-        assert target.read_bytes() == file.read_bytes()
+        link.send(data, ("tee", str(target)), timeout_s=60)
+        assert target.read_bytes() == data
         with pytest.raises(CommandError):
-            link.send(file, ("tee", "/no/such/folder/file"), timeout_s=60)
+            link.send(data, ("tee", "/no/such/folder/file"), timeout_s=60)
 
 
 def test_a_command_that_takes_too_long_is_ended(server: Server) -> None:
@@ -75,12 +81,29 @@ def test_a_link_that_is_lost_says_so_and_does_not_connect_anew(server: Server) -
 def test_nobody_is_there(tmp_path: Path) -> None:
     with pytest.raises(MachineError, match=r"cannot be reached.*refused.*try it by hand: ssh -p 1 127\.0\.0\.1"):
         (link := Link(Address("127.0.0.1", ("-p", "1")), "ssh://127.0.0.1:1")).__enter__()
-    assert not Path(link.ssh[2]).parent.exists()
+    assert not socket_of(link).exists()
 
 
 def test_the_connection_ends_with_the_link(server: Server) -> None:
     with Link(server.address, server.name) as link:
-        socket = Path(link.ssh[2])
-        assert socket.is_socket()
-    assert not socket.parent.exists()
+        assert socket_of(link).is_socket()
+    assert not socket_of(link).exists()
     assert not link.alive
+
+
+def test_the_connection_ends_with_whoever_is_killed(server: Server) -> None:
+    program = (
+        "import sys, time; from harness.fleet.link import Link, parse_address\n"
+        "with Link(parse_address(sys.argv[1], sys.argv[2]), 'far') as link:\n"
+        "    print(link.ssh[2], flush=True); time.sleep(100)"
+    )
+    with subprocess.Popen(
+        (sys.executable, "-c", program, server.name, server.config), stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        socket = Path(holder.stdout.readline().strip())
+        assert socket.is_socket()
+        holder.kill()
+    wait_until(lambda: not socket.exists(), 30, "ssh to take its socket with it")
+    (connection,) = server.connections
+    wait_until(connection.is_closed, 30, "the connection to end")
