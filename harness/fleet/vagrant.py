@@ -5,18 +5,22 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from xml.etree import ElementTree
 
 from harness import paths
+from harness.command import Completed
 from harness.errors import CommandError, CommandTimeout, MachineError
 from harness.fleet.accelerator import Kind
 from harness.fleet.box import cache
-from harness.fleet.definition import Definition
+from harness.fleet.definition import Definition, Recipe, read_definitions
 from harness.fleet.lines import NEVER, Recall, Say, follow
-from harness.fleet.place import URI, Place, PlaceRunner
+from harness.fleet.place import URI, Place, PlaceRunner, find_place
 
 UP_LIMIT_S = 600.0
 """for a machine to answer by ssh; emulated on two cores it takes about a minute"""
 TAIL_LINES = 15
+MARK = "seatrial-VAGRANTSLASH-"
+"""how Vagrant begins the names of its copies of our boxes"""
 
 
 class Vagrant:
@@ -67,6 +71,34 @@ class Vagrant:
         if self._place.private:
             return
         self._runner.run(("vagrant", "destroy", "--force", self._definition.name), timeout_s=300).check()
+        if self._definition.recipe:
+            self._remove_volumes(self._definition.recipe)
+
+    def _remove_volumes(self, recipe: Recipe) -> None:
+        """Remove the copies of a box that Vagrant made in libvirt's pool. Raises `CommandError`.
+
+        Not those that other disks build on; and none while another machine of that box may be about to make its disk.
+        """
+        others = (other.name for other in read_definitions().values() if other.recipe == recipe)
+        if any(find_place(name) for name in others if name != self._definition.name):
+            return
+        listed = self._virsh("vol-list")
+        if listed.status:
+            # There is no pool, if Vagrant never came to make it.
+            return
+        # Two lines of heading; then a name and a path in each. Of names with blanks none is Vagrant's.
+        names = [line.split()[0] for line in listed.text.splitlines()[2:] if line.strip()]
+        used = set()
+        for name in names:
+            described = self._virsh("vol-dumpxml", name)
+            if described.status == 0:
+                used.add(ElementTree.fromstring(described.text).findtext("backingStore/path"))
+        for name in names:
+            if name.startswith(f"{MARK}{recipe.name}-") and self._virsh("vol-path", name).text.strip() not in used:
+                self._virsh("vol-delete", name).check()
+
+    def _virsh(self, verb: str, *words: str) -> Completed:
+        return self._runner.run(("virsh", "--connect", URI, verb, "--pool", "default", *words), timeout_s=60)
 
     def _environment(self, kind: Kind) -> dict[str, str]:
         own = self._definition.recipe is not None
@@ -93,9 +125,8 @@ def forget_boxes(name: str) -> None:
     By hand: ``vagrant box remove`` looks for machines that use the box, and makes anew the folders of those that are gone.
     """
     current = Path(os.path.realpath(cache() / "boxes" / f"{name}.box")).stem
-    mark = "seatrial-VAGRANTSLASH-"
-    for folder in (cache() / "vagrant.d/boxes").glob(f"{mark}{name}-*"):
-        if folder.name != f"{mark}{current}" and folder.name.rpartition("-")[0] == f"{mark}{name}":
+    for folder in (cache() / "vagrant.d/boxes").glob(f"{MARK}{name}-*"):
+        if folder.name != f"{MARK}{current}" and folder.name.rpartition("-")[0] == f"{MARK}{name}":
             shutil.rmtree(folder)
 
 

@@ -21,7 +21,7 @@ from harness.errors import MachineError
 from harness.fleet.box import build_box, cache, find_box
 from harness.fleet.definition import read_definitions
 from harness.fleet.machine import bring_up, find_machine, reserved
-from harness.fleet.place import Private, open_place
+from harness.fleet.place import URI, Private, Service, find_place, open_place
 from harness.keeper import runs
 from harness.model.record import Outcome
 from harness.store import RunData, read_folder
@@ -132,6 +132,52 @@ def test_a_place_that_was_left_half_made_is_taken_down_first() -> None:
     for berth in (place, left):
         berth.leave()
     assert_nothing_is_left()
+
+
+@pytest.fixture
+def host() -> Iterator[Private]:
+    """A berth that stands for a computer: what runs inside finds its libvirtd in the usual place."""
+    berth = Private.make("host")
+    try:
+        yield berth
+    finally:
+        berth.leave()
+    assert_nothing_is_left()
+
+
+def test_a_libvirtd_of_the_computer_is_used_and_left_as_it_was(host: Private) -> None:
+    def inside(*argv: str) -> str:
+        return HostRunner().run(host.wrap(argv), timeout_s=300).check().text
+
+    def virsh(*words: str) -> list[str]:
+        return inside("virsh", "--quiet", "--connect", URI, *words).split()
+
+    def destroy() -> None:
+        inside(*SEATRIAL, "vm", "destroy", NAME)
+        assert find_place(NAME) is None
+
+    inside(*SEATRIAL, "vm", "up", NAME)
+    assert isinstance(find_place(NAME), Service)
+    assert virsh("list", "--all", "--name") == [f"vagrant_{NAME}"]
+    assert inside(*SEATRIAL, "vm", "ssh", NAME, "--", "uname", "-n") == "seatrial\n"
+    destroy()
+    assert virsh("list", "--all", "--name") == []
+    assert virsh("vol-list", "default") == []
+
+    # The copy of a box on which somebody's own disk builds.
+    base, disk = f"seatrial-VAGRANTSLASH-{NAME}-0_box.img", "own.img"
+    virsh("vol-create-as", "default", base, "1M", "--format", "qcow2")
+    virsh(
+        *("vol-create-as", "default", disk, "1M", "--format", "qcow2"),
+        *("--backing-vol", base, "--backing-vol-format", "qcow2"),
+    )
+    for volumes in ({base, disk}, set()):
+        # What an "up" that was killed leaves.
+        Service(NAME).folder.mkdir(parents=True)
+        destroy()
+        assert {word for word in virsh("vol-list", "default") if "/" not in word} == volumes
+        if volumes:
+            virsh("vol-delete", "--pool", "default", disk)
 
 
 def test_a_machine_that_never_boots_shows_its_console(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
