@@ -86,19 +86,18 @@ class Vagrant:
         if listed.status:
             # There is no pool, if Vagrant never came to make it.
             return
-        # Two lines of heading; then a name and a path in each. Of names with blanks none is Vagrant's.
-        names = [line.split()[0] for line in listed.text.splitlines()[2:] if line.strip()]
-        used = set()
-        for name in names:
-            described = self._virsh("vol-dumpxml", name)
-            if described.status == 0:
-                used.add(ElementTree.fromstring(described.text).findtext("backingStore/path"))
-        for name in names:
-            if name.startswith(f"{MARK}{recipe.name}-") and self._virsh("vol-path", name).text.strip() not in used:
+        # A name and a path in each line. Of names with blanks none is Vagrant's.
+        names = [line.split()[0] for line in listed.text.splitlines() if line.strip()]
+        described = [self._virsh("vol-dumpxml", name) for name in names]
+        volumes = [ElementTree.fromstring(done.text) for done in described if done.status == 0]
+        used = {volume.findtext("backingStore/path") for volume in volumes}
+        for volume in volumes:
+            name = volume.findtext("name", "")
+            if name.startswith(f"{MARK}{recipe.name}-") and volume.findtext("target/path") not in used:
                 self._virsh("vol-delete", name).check()
 
     def _virsh(self, verb: str, *words: str) -> Completed:
-        return self._runner.run(("virsh", "--connect", URI, verb, "--pool", "default", *words), timeout_s=60)
+        return self._runner.run(("virsh", "--quiet", "--connect", URI, verb, "--pool", "default", *words), timeout_s=60)
 
     def _environment(self, kind: Kind) -> dict[str, str]:
         own = self._definition.recipe is not None

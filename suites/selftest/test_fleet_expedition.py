@@ -72,6 +72,11 @@ def runs(tmp_path: Path) -> dict[str, Any]:
     return {data.run.machine.get("name", "local"): data for data in found}
 
 
+def wait_for_records(tmp_path: Path, name: str) -> None:
+    """Until the trial on that machine is in the middle."""
+    wait_until(lambda: name in runs(tmp_path) and len(runs(tmp_path)[name].records) > 5, 120, "records")
+
+
 def test_records_come_back_and_nothing_stays_there(tmp_path: Path, server: Server) -> None:
     before = shipped_folders()
     with campaign(tmp_path, server, "--quick", "--seed", "7", "oci:crun") as process:
@@ -94,9 +99,7 @@ def test_a_connection_that_is_lost_keeps_what_came_and_the_others_go_on(tmp_path
     before = shipped_folders()
     with campaign(tmp_path, server, "--machine", "local", "--quick", "oci:crun") as process:
         wait_until(lambda: "local" in runs(tmp_path) and runs(tmp_path)["local"].run.ended, 120, "the trial here")
-        wait_until(
-            lambda: server.name in runs(tmp_path) and len(runs(tmp_path)[server.name].records) > 5, 120, "records"
-        )
+        wait_for_records(tmp_path, server.name)
         server.cut()
         assert process.wait(120) == 1, told(tmp_path)
     far, near = runs(tmp_path)[server.name], runs(tmp_path)["local"]
@@ -113,9 +116,7 @@ def test_a_connection_that_is_lost_keeps_what_came_and_the_others_go_on(tmp_path
 def test_ctrl_c_ends_the_trial_there_and_reports_what_there_was(tmp_path: Path, server: Server) -> None:
     before = shipped_folders()
     with campaign(tmp_path, server, "--quick", "oci:crun") as process:
-        wait_until(
-            lambda: server.name in runs(tmp_path) and len(runs(tmp_path)[server.name].records) > 5, 120, "records"
-        )
+        wait_for_records(tmp_path, server.name)
         process.signal(signal.SIGINT)
         assert process.wait(120) == 130, told(tmp_path)
     data = runs(tmp_path)[server.name]
@@ -129,9 +130,7 @@ def test_ctrl_c_ends_the_trial_there_and_reports_what_there_was(tmp_path: Path, 
 def test_a_campaign_that_is_killed_leaves_what_came_and_nothing_else(tmp_path: Path, server: Server) -> None:
     before = shipped_folders()
     with campaign(tmp_path, server, "--quick", "oci:crun") as process:
-        wait_until(
-            lambda: server.name in runs(tmp_path) and len(runs(tmp_path)[server.name].records) > 5, 120, "records"
-        )
+        wait_for_records(tmp_path, server.name)
         process.signal(signal.SIGKILL)
     data = runs(tmp_path)[server.name]
     assert data.records and not data.run.ended
@@ -144,7 +143,7 @@ def test_a_campaign_that_is_killed_leaves_what_came_and_nothing_else(tmp_path: P
 
 def test_a_trial_here_ends_with_its_campaign(tmp_path: Path, server: Server) -> None:
     with campaign(tmp_path, server, "--machine", "local", "--quick", "oci:crun") as process:
-        wait_until(lambda: "local" in runs(tmp_path) and runs(tmp_path)["local"].records, 120, "records")
+        wait_for_records(tmp_path, "local")
         process.signal(signal.SIGKILL)
     run = runs(tmp_path)["local"].run
     assert not run.ended
