@@ -5,9 +5,8 @@ kubernetes/design-proposals "CRI: Logging"; ``F`` marks a full line (or the last
 
 from __future__ import annotations
 
-import calendar
+import datetime
 import re
-import time
 from collections.abc import Iterable, Iterator
 
 from harness.model.container import LogLine, Stream
@@ -21,11 +20,7 @@ def parse_time_ns(text: str) -> int:
     found = _TIME.fullmatch(text)
     if not found:
         raise ValueError(f"{text!r} is not a time of RFC 3339")
-    seconds = calendar.timegm(time.strptime(found[1], "%Y-%m-%dT%H:%M:%S"))
-    if found[3] != "Z":
-        hours, minutes = found[3][1:].split(":")
-        offset = int(hours) * 3600 + int(minutes) * 60
-        seconds += -offset if found[3][0] == "+" else offset
+    seconds = int(datetime.datetime.fromisoformat(found[1] + found[3]).timestamp())
     return seconds * 1_000_000_000 + int((found[2] or "0")[:9].ljust(9, "0"))
 
 

@@ -59,10 +59,11 @@ class Trial:
     """``host:port`` of the registry, as this engine reaches it"""
     blobs: Path
     """the folder of the images that it serves"""
-    _containers: list[str] = field(default_factory=list)
+    _containers: dict[str, str] = field(default_factory=dict)
+    """the name of each"""
     _sandboxes: list[str] = field(default_factory=list)
     _harbour: dict[Network, str] = field(default_factory=dict)
-    _moored: dict[State, tuple[ContainerSpec, str]] = field(default_factory=dict)
+    _moored: dict[str, ContainerSpec] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"<trial of {self.subject.name}>"
@@ -118,7 +119,7 @@ class Trial:
         if self.offers(Capability.IMAGES) and not self.client.has_image(spec.image):
             self.client.pull(spec.image)
         container = self.client.create(spec)
-        self._containers.append(container)
+        self._containers[container] = spec.name
         return container
 
     def launch(self, spec: ContainerSpec, word: str = "ready") -> str:
@@ -129,25 +130,29 @@ class Trial:
         return container
 
     def moored(self, state: State) -> tuple[ContainerSpec, str]:
-        """A container in `state` that tests share: the same one as long as it still is in that state.
+        """A container in `state` that tests share: any of the shared ones that is in it now, or one that is brought there.
 
         For `State.ABSENT` the name of a container that never was.
         """
         if state is State.ABSENT:
             return self.spec(stem="absent"), UNKNOWN
-        if state in self._moored:
-            spec, container = self._moored[state]
-            if self.state(spec, container) is state:
+        for container, spec in list(self._moored.items()):
+            now = self.state(spec, container)
+            if now is state:
                 return spec, container
-            self.discard(container)
-        spec = self.spec(stem=state.value)
+            if now is State.ABSENT:
+                del self._moored[container]
+        if state in (State.PAUSED, State.STOPPED):
+            spec, container = self.moored(State.RUNNING)
+            if state is State.PAUSED:
+                self.client.pause(container)
+                self.await_frozen(spec)
+            else:
+                self.client.stop(container, GRACE_S)
+            return spec, container
+        spec = self.spec(stem="moored")
         container = self.create(spec) if state is State.CREATED else self.launch(spec)
-        self._moored[state] = spec, container
-        if state is State.PAUSED:
-            self.client.pause(container)
-            self.await_frozen(spec)
-        if state is State.STOPPED:
-            self.client.stop(container, GRACE_S)
+        self._moored[container] = spec
         return spec, container
 
     def await_frozen(self, spec: ContainerSpec) -> bool:
@@ -186,17 +191,19 @@ class Trial:
     def discard(self, container: str, sandbox: str = "", *, paused: bool = True) -> None:
         """Take a container (and a pod) down by whatever it takes; what is gone already is no error.
 
-        `paused`: whether it may be paused; a native tool that resumes it takes longer than all the rest.
+        `paused`: whether it may be paused. The kernel is asked then, for a native tool that resumes it takes longer than all
+        the rest.
         """
         if container:
-            for verb in (self._thaw if paused else None, lambda it: self.client.stop(it, 0), self.client.remove):
-                if verb is None:
-                    continue
+            verbs = [lambda it: self.client.stop(it, 0), self.client.remove]
+            if paused and self._may_be_paused(container):
+                verbs.insert(0, self.client.resume)
+            for verb in verbs:
                 with contextlib.suppress(RuntimeRefusal):
                     verb(container)
         with contextlib.suppress(RuntimeRefusal):
             if container in self._containers and self.client.state(container) is State.ABSENT:
-                self._containers.remove(container)
+                del self._containers[container]
         if sandbox:
             for drop in (self.client.stop_sandbox, self.client.remove_sandbox):
                 with contextlib.suppress(RuntimeRefusal):
@@ -204,9 +211,13 @@ class Trial:
             if sandbox in self._sandboxes:
                 self._sandboxes.remove(sandbox)
 
-    def _thaw(self, container: str) -> None:
-        if self.offers(Capability.PAUSE):
-            self.client.resume(container)
+    def _may_be_paused(self, container: str) -> bool:
+        """Whether the kernel holds a process of it, or cannot tell: it knows only what was made through `create`."""
+        if not self.offers(Capability.PAUSE):
+            return False
+        if container not in self._containers or self.offers(Capability.OWN_KERNEL):
+            return True
+        return any(map(self.witness.frozen, self.witness.processes(self._containers[container])))
 
     def close(self) -> None:
         """Remove every container and pod that is still there; from an engine that is not ours the test images too."""

@@ -15,13 +15,9 @@ from harness.session.trial import STUBBORN, Trial
 @pytest.mark.operation("create")
 def test_create_starts_nothing(trial: Trial) -> None:
     """runtime-spec, create: "... must not run the user-specified program at this time"."""
-    spec = trial.spec()
-    container = trial.create(spec)
-    try:
-        assert trial.client.state(container) is State.CREATED
-        assert not trial.init(spec), "the container's program runs, and nobody has started it"
-    finally:
-        trial.discard(container)
+    spec, container = trial.moored(State.CREATED)
+    assert trial.client.state(container) is State.CREATED
+    assert not trial.init(spec), "the container's program runs, and nobody has started it"
 
 
 @pytest.mark.operation("start")
@@ -97,10 +93,9 @@ def test_bridge_network_is_the_containers_own(trial: Trial) -> None:
     try:
         pid = trial.init(spec)[0].pid
         assert trial.witness.namespace(pid, "net") != trial.witness.namespace(trial.arena.keeper_pid, "net")
-        shown = trial.client.exec(container, ("/bin/ip", "-4", "addr", "show", "eth0"))
+        shown = trial.client.exec(container, ("/bin/sh", "-c", "/bin/ip -4 addr show eth0 && /bin/ip route"))
         assert shown.exit_code == 0 and b"inet " in shown.stdout, f"eth0 has no address: {shown}"
-        route = trial.client.exec(container, ("/bin/ip", "route"))
-        assert b"default via" in route.stdout, f"there is no default route: {route.stdout!r}"
+        assert b"default via" in shown.stdout, f"there is no default route: {shown.stdout!r}"
     finally:
         trial.discard(container)
 

@@ -24,7 +24,8 @@ def pod(trial: Trial) -> Iterator[str]:
 
 
 @pytest.mark.operation("run_sandbox")
-def test_sandbox_is_ready(trial: Trial, pod: str) -> None:
+def test_sandbox_is_ready(trial: Trial) -> None:
+    pod = trial.sandbox()
     assert trial.client.sandbox_exists(pod)
     assert trial.client.sandbox_ready(pod)
 
