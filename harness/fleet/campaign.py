@@ -66,6 +66,10 @@ class Target:
         """Of this computer, that it keeps busy."""
         return self.definition.cpus if self.definition else 0
 
+    def spelt(self, subjects: tuple[str, ...]) -> tuple[str, ...]:
+        """`subjects` as a command line there has them: what its definition attaches has a name only here."""
+        return self.definition.spelt(subjects) if self.definition else subjects
+
 
 class LocalShore:
     """A place to hold a trial: here."""
@@ -208,9 +212,9 @@ def _dismiss(machine: Machine, say: Say) -> None:
 
 
 def _suited(order: Order, target: Target, about: Mapping[str, Any], say: Say) -> Order:
-    """`order` with the subjects that the machine's definition has, where it names none."""
+    """`order` with subjects as the machine takes them: those that its definition has, where none is named."""
     if target.definition is None or order.subjects:
-        return order
+        return dataclasses.replace(order, subjects=target.spelt(order.subjects))
     slow = order.quick and about["accelerator"] == Kind.TCG.value
     subjects = target.definition.subjects(quick=slow)
     if not slow:

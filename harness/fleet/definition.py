@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,10 +51,11 @@ class Definition:
 
     def subjects(self, *, quick: bool) -> tuple[str, ...]:
         """What a trial tries where nothing is named, as words of a command line: all there is, or `quick` ones."""
-        attached = {name: f"{name}={words}" for name, words in self.attach.items()}
-        if quick and self.quick:
-            return tuple(attached.get(name, name) for name in self.quick)
-        return (*(row.name for row in BUILT_IN), *attached.values())
+        return self.spelt(self.quick if quick and self.quick else (*(row.name for row in BUILT_IN), *self.attach))
+
+    def spelt(self, names: Iterable[str]) -> tuple[str, ...]:
+        """`names`, with what those stand for that are this machine's own; all others as they are."""
+        return tuple(f"{name}={self.attach[name]}" if name in self.attach else name for name in names)
 
 
 def source() -> Path:

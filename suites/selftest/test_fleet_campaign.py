@@ -12,6 +12,7 @@ import pytest
 from harness.cli import fleet_run
 from harness.cli.fleet_run import perform_fleet_run
 from harness.cli.trial_run import Request
+from harness.errors import UnknownSubject
 from harness.fleet.accelerator import Kind
 from harness.fleet.campaign import LOCAL, Order, Target, _groups, _suited
 from harness.fleet.definition import find_definition, read_definitions
@@ -37,6 +38,12 @@ def test_an_emulated_machine_tries_few_subjects_as_many_at_a_time_as_it_has_proc
 def test_what_is_named_is_tried_as_it_is_named(kind: Kind) -> None:
     named = dataclasses.replace(QUICKLY, subjects=("oci:crun",))
     assert suited(named, kind) == (named, [])
+
+
+def test_what_a_machine_attaches_goes_by_its_name() -> None:
+    named = dataclasses.replace(QUICKLY, subjects=("oci:crun", "systemd-docker:sdk:runc"))
+    order, _ = suited(named, Kind.TCG)
+    assert order.subjects == ("oci:crun", "systemd-docker:sdk:runc=docker:sdk:runc@/run/docker.sock")
 
 
 @pytest.mark.parametrize(("kind", "quick"), [(Kind.KVM, True), (Kind.KVM, False), (Kind.TCG, False)])
@@ -74,3 +81,12 @@ def test_subjects_of_a_configuration_are_those_of_every_machine(
         perform_fleet_run(["ssh://root@there"], Request(subjects=typed))
     (order,) = caught.value.args
     assert (order.subjects, order.config) == (expected, Path("seatrial.toml"))
+
+
+def test_a_subject_that_one_machine_does_not_know_starts_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be told by the machine only, once that is up."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(fleet_run, "hold_campaign", lambda *_: pytest.fail("a machine was visited"))
+    request = Request(subjects=("systemd-docker:sdk:runc",))
+    with pytest.raises(UnknownSubject, match="did you mean 'docker:sdk:runc'"):
+        perform_fleet_run(["trixie", "ssh://root@there"], request)
