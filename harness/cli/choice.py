@@ -1,4 +1,4 @@
-"""The subjects that a command line and a ``seatrial.toml`` choose."""
+"""The subjects and suites that a command line and a ``seatrial.toml`` choose."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness import paths
 from harness.errors import BadConfig, MachineError, UsageError
 from harness.model.config import Config, parse_config
 from harness.model.subject import Subject, parse_subject
@@ -43,3 +44,14 @@ def choose_subjects(names: Sequence[str], config: Config, attach: Path | None = 
         if subject.name in {other.name for other in chosen[:index]}:
             raise UsageError(f"{subject.name} is named twice")
     return tuple(chosen)
+
+
+def choose_suites(names: Sequence[str], config: Config) -> list[Path]:
+    """The folders of the suites called `names`, for none those of `config` or the lifecycle's. Raises `UsageError`."""
+    names = names or config.suites or ("lifecycle",)
+    known = sorted(folder.name for folder in paths.suites().iterdir() if any(folder.glob("test_*.py")))
+    known = [name for name in known if name != "selftest"]
+    for name in names:
+        if name not in known:
+            raise UsageError(f"there is no suite {name!r}; known: {', '.join(known)}")
+    return [paths.suites() / name for name in names]

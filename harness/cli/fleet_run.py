@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from harness.cli.choice import choose_subjects, config_path, read_config
+from harness.cli.choice import choose_subjects, choose_suites, config_path, read_config
 from harness.cli.screen import wants_colour
 from harness.cli.signals import Terminated, deaf, sigterm_as_interrupt
 from harness.cli.teller import Teller
@@ -43,6 +43,8 @@ def perform_fleet_run(machines: Sequence[str], request: Request, ssh_config: Pat
         seed=request.seed if request.seed is not None else int(time.time()),
         ssh_config=ssh_config,
     )
+    # A machine would refuse them too, but only once it is up.
+    choose_suites(request.suites, config)
     for target in targets:
         choose_subjects(target.spelt(order.subjects), config)
     with sigterm_as_interrupt(), Teller() as teller:

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import paths
-from harness.cli.choice import choose_subjects, read_config
+from harness.cli.choice import choose_subjects, choose_suites, read_config
 from harness.cli.progress import Progress
 from harness.cli.underway import new_run, under_way
 from harness.engine import availability
-from harness.errors import SeatrialError, UsageError
-from harness.model.config import Config
+from harness.errors import SeatrialError
 from harness.model.record import Outcome, Phase
 from harness.session.orders import ORDERS, Orders
 
@@ -53,7 +52,7 @@ def perform_run(request: Request) -> int:
     """
     config = read_config(request.config)
     subjects = choose_subjects(request.subjects or config.subjects, config, request.attach)
-    suites = _suites(request, config)
+    suites = choose_suites(request.suites, config)
     run = new_run(request.command, subjects, request.quick, request.seed)
     pytest_failed = 0
     with under_way(request.output, run, stream=request.stream) as voyage:
@@ -71,16 +70,6 @@ def perform_run(request: Request) -> int:
             pytest_failed |= _session(orders, suites, request, voyage.scratch / f"{phase}.json")
     outcomes = {record.outcome for record in voyage.folder.read_records()}
     return 1 if pytest_failed or outcomes & {Outcome.FAIL, Outcome.ERROR} else 0
-
-
-def _suites(request: Request, config: Config) -> list[Path]:
-    names = request.suites or config.suites or ("lifecycle",)
-    known = sorted(folder.name for folder in paths.suites().iterdir() if any(folder.glob("test_*.py")))
-    known = [name for name in known if name != "selftest"]
-    for name in names:
-        if name not in known:
-            raise UsageError(f"there is no suite {name!r}; known: {', '.join(known)}")
-    return [paths.suites() / name for name in names]
 
 
 def _session(orders: Orders, suites: Sequence[Path], request: Request, path: Path) -> int:

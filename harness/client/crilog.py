@@ -16,7 +16,10 @@ _TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[+-]\d\d:\d\
 
 
 def parse_time_ns(text: str) -> int:
-    """Nanoseconds since 1970 UTC of an RFC 3339 time, with up to nine decimals. Raises `ValueError`."""
+    """Nanoseconds since 1970 UTC of an RFC 3339 time, with up to nine decimals.
+
+    Raises `ValueError`, of a leap second too: the clocks of Go, by which runtimes write logs, have none.
+    """
     found = _TIME.fullmatch(text)
     if not found:
         raise ValueError(f"{text!r} is not a time of RFC 3339")

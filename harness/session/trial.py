@@ -59,11 +59,10 @@ class Trial:
     """``host:port`` of the registry, as this engine reaches it"""
     blobs: Path
     """the folder of the images that it serves"""
-    _containers: dict[str, str] = field(default_factory=dict)
-    """the name of each"""
+    _containers: dict[str, ContainerSpec] = field(default_factory=dict)
     _sandboxes: list[str] = field(default_factory=list)
     _harbour: dict[Network, str] = field(default_factory=dict)
-    _moored: dict[str, ContainerSpec] = field(default_factory=dict)
+    _moored: list[str] = field(default_factory=list)
 
     def __repr__(self) -> str:
         return f"<trial of {self.subject.name}>"
@@ -119,7 +118,7 @@ class Trial:
         if self.offers(Capability.IMAGES) and not self.client.has_image(spec.image):
             self.client.pull(spec.image)
         container = self.client.create(spec)
-        self._containers[container] = spec.name
+        self._containers[container] = spec
         return container
 
     def launch(self, spec: ContainerSpec, word: str = "ready") -> str:
@@ -136,12 +135,13 @@ class Trial:
         """
         if state is State.ABSENT:
             return self.spec(stem="absent"), UNKNOWN
-        for container, spec in list(self._moored.items()):
+        for container in list(self._moored):
+            spec = self._containers[container]
             now = self.state(spec, container)
             if now is state:
                 return spec, container
             if now is State.ABSENT:
-                del self._moored[container]
+                self._moored.remove(container)
         if state in (State.PAUSED, State.STOPPED):
             spec, container = self.moored(State.RUNNING)
             if state is State.PAUSED:
@@ -152,7 +152,7 @@ class Trial:
             return spec, container
         spec = self.spec(stem="moored")
         container = self.create(spec) if state is State.CREATED else self.launch(spec)
-        self._moored[container] = spec
+        self._moored.append(container)
         return spec, container
 
     def await_frozen(self, spec: ContainerSpec) -> bool:
@@ -195,10 +195,8 @@ class Trial:
         the rest.
         """
         if container:
-            verbs = [lambda it: self.client.stop(it, 0), self.client.remove]
-            if paused and self._may_be_paused(container):
-                verbs.insert(0, self.client.resume)
-            for verb in verbs:
+            thaw = (self.client.resume,) if paused and self._may_be_paused(container) else ()
+            for verb in (*thaw, lambda it: self.client.stop(it, 0), self.client.remove):
                 with contextlib.suppress(RuntimeRefusal):
                     verb(container)
         with contextlib.suppress(RuntimeRefusal):
@@ -217,7 +215,7 @@ class Trial:
             return False
         if container not in self._containers or self.offers(Capability.OWN_KERNEL):
             return True
-        return any(map(self.witness.frozen, self.witness.processes(self._containers[container])))
+        return any(map(self.witness.frozen, self.witness.processes(self._containers[container].name)))
 
     def close(self) -> None:
         """Remove every container and pod that is still there; from an engine that is not ours the test images too."""

@@ -12,7 +12,7 @@ import pytest
 from harness.cli import fleet_run
 from harness.cli.fleet_run import perform_fleet_run
 from harness.cli.trial_run import Request
-from harness.errors import UnknownSubject
+from harness.errors import UsageError
 from harness.fleet.accelerator import Kind
 from harness.fleet.campaign import LOCAL, Order, Target, _groups, _suited
 from harness.fleet.definition import find_definition, read_definitions
@@ -83,10 +83,19 @@ def test_subjects_of_a_configuration_are_those_of_every_machine(
     assert (order.subjects, order.config) == (expected, Path("seatrial.toml"))
 
 
-def test_a_subject_that_one_machine_does_not_know_starts_none(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("request_", "told"),
+    [
+        (Request(subjects=("systemd-docker:sdk:runc",)), "did you mean 'docker:sdk:runc'"),
+        (Request(suites=("lifecycles",)), "there is no suite 'lifecycles'"),
+    ],
+    ids=["subject", "suite"],
+)
+def test_what_one_machine_does_not_know_starts_none(
+    request_: Request, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It would be told by the machine only, once that is up."""
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(fleet_run, "hold_campaign", lambda *_: pytest.fail("a machine was visited"))
-    request = Request(subjects=("systemd-docker:sdk:runc",))
-    with pytest.raises(UnknownSubject, match="did you mean 'docker:sdk:runc'"):
-        perform_fleet_run(["trixie", "ssh://root@there"], request)
+    with pytest.raises(UsageError, match=told):
+        perform_fleet_run(["trixie", "ssh://root@there"], request_)
