@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help trial test lint type unit machines doctor setup report clean distclean runtimes
+.PHONY: help trial test lint type unit machines doctor setup report clean distclean runtimes companions
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -27,7 +27,7 @@ trial: $(VENV)/installed runtimes  ## Set up, then put every runtime of this mac
 	@status=0; $(ROOT) $(BIN)/seatrial run $(RUN) || status=$$?; \
 		[ "$(ROOT)" = env ] || [ ! -d results ] || $(ROOT) chown -R "$$(id -u):$$(id -g)" results; exit $$status
 
-test: $(VENV)/installed-dev runtimes lint type unit  ## Set up, then lint, type-check and test
+test: $(VENV)/installed-dev runtimes companions lint type unit  ## Set up, then lint, type-check and test
 
 lint: $(VENV)/installed-dev  ## Lint, formatting, and the direction of imports
 	@$(BIN)/ruff check --quiet .
@@ -51,6 +51,10 @@ setup: runtimes  ## Install the runtimes that Debian packages, and crictl
 
 runtimes: $(VENV)/installed
 	@$(BIN)/seatrial setup
+
+# What nothing but some tests of Seatrial itself needs.
+companions: $(VENV)/installed
+	@$(BIN)/seatrial setup uidmap criu qemu-user
 
 report: $(VENV)/installed  ## Print the newest run once more
 	@$(BIN)/seatrial report

@@ -22,8 +22,8 @@ COLOURS = {"done": "green", "there": None, "noted": "yellow", "failed": "red"}
 @click.command(
     "setup",
     epilog="""\b
-Names: containerd, docker, podman, runc, crun, runsc, cni, iproute2, iptables, busybox, criu, crictl. Without a name: all
-but runsc and criu.
+Names: containerd, docker, podman, runc, crun, cni, iproute2, iptables, busybox, crictl, which are what it installs
+without a name; and runsc, uidmap, criu, qemu-user, vm.
 \b
 Examples:
   seatrial setup --dry-run                       the commands that it would run

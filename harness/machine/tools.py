@@ -48,6 +48,13 @@ _ROWS = (
     Tool("busybox", "static programs of the test images", ("busybox",), ("busybox-static",)),
     Tool("uidmap", "ids of a user's containers", ("newuidmap", "newgidmap"), ("uidmap",), default=False),
     Tool("criu", "checkpoints of minirt's containers", ("criu",), ("criu",), default=False),
+    Tool(
+        "qemu-user",
+        "programs of another processor, for Seatrial's own tests",
+        ("qemu-aarch64",),
+        ("qemu-user",),
+        default=False,
+    ),
     Tool("crictl", "client of any CRI engine", ("crictl",)),
     Tool(
         "vm",

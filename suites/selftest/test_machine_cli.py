@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import io
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from click.testing import CliRunner
 
 from harness.cli.setup import setup
 from harness.errors import Interrupted, MachineError, UnknownSubject
+from harness.machine.tools import TOOLS
 
 cli = importlib.import_module("harness.cli.main")
 """the module: the name in the package is the function"""
@@ -94,6 +96,16 @@ def test_dry_run_of_setup_is_a_script_that_the_shell_understands(tmp_path: Path)
     script = tmp_path / "setup.sh"
     script.write_text(result.output)
     subprocess.run(["sh", "-n", str(script)], check=True, timeout=60)
+
+
+def test_help_of_setup_names_every_tool_and_those_that_come_without_a_name() -> None:
+    text = " ".join((setup.epilog or "").split()).partition("Names: ")[2].partition(". ")[0]
+    default, named = (
+        re.findall(r"[\w-]+", part.removeprefix(" and"))
+        for part in text.split(", which are what it installs without a name;")
+    )
+    assert sorted(default) == sorted(name for name, tool in TOOLS.items() if tool.default)
+    assert sorted(named) == sorted(name for name, tool in TOOLS.items() if not tool.default)
 
 
 def test_setup_refuses_an_unknown_name() -> None:

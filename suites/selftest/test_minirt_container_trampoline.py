@@ -134,7 +134,7 @@ def test_a_trampoline_that_waited_tells_its_starter(listener: socket.socket, tmp
         assert process.wait(20) == 127
 
 
-EMULATOR = shutil.which("qemu-aarch64-static")
+EMULATOR = shutil.which("qemu-aarch64")
 
 
 def emulated(tmp_path: Path, report: int, wait: bool) -> list[str]:
@@ -144,7 +144,7 @@ def emulated(tmp_path: Path, report: int, wait: bool) -> list[str]:
     return [EMULATOR or "", str(program)]
 
 
-@pytest.mark.skipif(EMULATOR is None, reason="qemu-user-static is not installed")
+@pytest.mark.skipif(EMULATOR is None, reason="qemu-aarch64 is not on PATH: seatrial setup qemu-user")
 def test_the_other_architecture(tmp_path: Path) -> None:
     """Under emulation: the error of an exec arrives."""
     reading, writing = os.pipe()
@@ -155,7 +155,7 @@ def test_the_other_architecture(tmp_path: Path) -> None:
     assert (status, int.from_bytes(told, "little", signed=True)) == (127, -2)
 
 
-@pytest.mark.skipif(EMULATOR is None, reason="qemu-user-static is not installed")
+@pytest.mark.skipif(EMULATOR is None, reason="qemu-aarch64 is not on PATH: seatrial setup qemu-user")
 def test_the_other_architecture_executes(tmp_path: Path) -> None:
     """Under emulation, which hands the exec to the machine: path, arguments and environment are where they should be."""
     program = tmp_path / "trampoline"
@@ -169,7 +169,7 @@ def test_the_other_architecture_executes(tmp_path: Path) -> None:
     assert done.stdout == "blue one\n"
 
 
-@pytest.mark.skipif(EMULATOR is None, reason="qemu-user-static is not installed")
+@pytest.mark.skipif(EMULATOR is None, reason="qemu-aarch64 is not on PATH: seatrial setup qemu-user")
 def test_the_other_architecture_waits(listener: socket.socket, tmp_path: Path) -> None:
     """Under emulation: it passes by who hangs up, and tells who says start of the error."""
     with started(emulated(tmp_path, listener.fileno(), wait=True), listener) as process:
