@@ -91,20 +91,7 @@ class RunFolder:
 
     def write(self, name: str, text: str) -> Path:
         """Put a whole file (a report) into the folder, in place of an older one of that name. Raises `StoreError`."""
-        path = self.path / name
-        draft = self.path / f".{name}.{os.getpid()}"
-        with _storing(path):
-            try:
-                with draft.open("w", encoding="utf-8", newline="") as file:
-                    file.write(text)
-                    file.flush()
-                    os.fsync(file.fileno())
-                draft.replace(path)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    draft.unlink(missing_ok=True)
-                raise
-        return path
+        return write_file(self.path / name, text)
 
     def read(self) -> RunData:
         """What the folder has now. Raises `StoreError`."""
@@ -113,6 +100,23 @@ class RunFolder:
     def read_records(self) -> tuple[Record, ...]:
         """The records that can be read, in the order in which they were appended. Raises `StoreError`."""
         return self.read().records
+
+
+def write_file(path: Path, text: str) -> Path:
+    """Write a whole file, in place of an older one: a reader sees one or the other. Raises `StoreError`."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with _storing(path):
+        try:
+            with draft.open("w", encoding="utf-8", newline="") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                draft.unlink(missing_ok=True)
+            raise
+    return path
 
 
 def read_folder(path: Path) -> RunData:

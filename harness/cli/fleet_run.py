@@ -17,7 +17,7 @@ from harness.errors import Interrupted, MachineError
 from harness.fleet.campaign import Order, find_targets, hold_campaign
 from harness.fleet.lines import Recall
 from harness.model.record import Outcome
-from harness.store import read_folder
+from harness.store import read_folder, write_file
 
 
 def perform_fleet_run(machines: Sequence[str], request: Request, ssh_config: Path | None = None) -> int:
@@ -50,7 +50,7 @@ def perform_fleet_run(machines: Sequence[str], request: Request, ssh_config: Pat
     with sigterm_as_interrupt(), Teller() as teller:
         folders, interrupt = hold_campaign(targets, order, teller, Recall())
     with deaf():
-        _report(folders)
+        _report(folders, request.output)
     if interrupt is not None:
         raise Interrupted(Terminated.number(interrupt))
     runs = [read_folder(folder) for folder in folders]
@@ -72,7 +72,8 @@ def _options(request: Request) -> tuple[str, ...]:
     )
 
 
-def _report(folders: Sequence[Path]) -> None:
+def _report(folders: Sequence[Path], output: Path) -> None:
+    """The merged report, shown and, of several machines, kept as a page beside their runs. Raises `StoreError`."""
     from harness.report.formats import render
 
     colour = wants_colour()
@@ -80,4 +81,7 @@ def _report(folders: Sequence[Path]) -> None:
     click.echo()
     for folder in folders:
         click.echo(f"  {folder}")
-    click.echo(f"once more: seatrial report --format html {' '.join(map(str, folders))} > machines.html")
+    if len(folders) > 1:
+        page = output / f"{min(folder.name for folder in folders)}-machines.html"
+        click.echo(f"  {write_file(page, render('html', folders))}")
+    click.echo(f"once more: seatrial report {' '.join(map(str, folders))}")

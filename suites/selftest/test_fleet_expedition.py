@@ -108,6 +108,9 @@ def test_a_connection_that_is_lost_keeps_what_came_and_the_others_go_on(tmp_path
     assert "fault" not in near.run.machine and near.run.ended
     assert len(near.records) > len(far.records)
     assert "connection was lost" in (tmp_path / "out").read_text()
+    (page,) = (tmp_path / "results").glob("*-machines.html")
+    assert str(page) in (tmp_path / "out").read_text()
+    assert all(word in page.read_text() for word in ("connection was lost", server.name, "local"))
     # The trial over there notices that nobody listens, ends, and takes its folder with it.
     wait_until(lambda: shipped_folders() <= before, 90, "the trial over there to end")
     assert not Path("/run/seatrial", far.run.run).exists()
