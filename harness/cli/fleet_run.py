@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from harness.cli.screen import wants_colour
 from harness.cli.signals import Terminated, deaf, sigterm_as_interrupt
 from harness.cli.teller import Teller
 from harness.cli.trial_run import Request
-from harness.errors import Interrupted, MachineError
+from harness.errors import Interrupted, MachineError, UsageError
 from harness.fleet.campaign import Order, find_targets, hold_campaign
 from harness.fleet.lines import Recall
 from harness.model.record import Outcome
@@ -46,7 +47,10 @@ def perform_fleet_run(machines: Sequence[str], request: Request, ssh_config: Pat
     # A machine would refuse them too, but only once it is up.
     choose_suites(request.suites, config)
     for target in targets:
-        choose_subjects(target.spelt(order.subjects), config)
+        try:
+            choose_subjects(order.subjects, dataclasses.replace(config, table=target.table(config.table)))
+        except UsageError as error:
+            raise UsageError(f"{target.name}: {error}") from None
     with sigterm_as_interrupt(), Teller() as teller:
         folders, interrupt = hold_campaign(targets, order, teller, Recall())
     with deaf():

@@ -29,6 +29,7 @@ from harness.fleet.lines import Recall, Say
 from harness.fleet.link import Link, parse_address
 from harness.fleet.machine import Machine, bring_up, find_machine, reserved
 from harness.model.record import Run
+from harness.model.subject import Subject, parse_subject
 from harness.store import RunFolder, hidden_folder
 
 LOCAL = "local"
@@ -65,6 +66,11 @@ class Target:
     def cores(self) -> int:
         """Of this computer, that it keeps busy."""
         return self.definition.cpus if self.definition else 0
+
+    def table(self, known: tuple[Subject, ...]) -> tuple[Subject, ...]:
+        """The subjects there are: those `known`, and what its definition attaches. Raises `UsageError`."""
+        attached = self.definition.spelt(self.definition.attach) if self.definition else ()
+        return (*known, *(parse_subject(word, known) for word in attached))
 
     def spelt(self, subjects: tuple[str, ...]) -> tuple[str, ...]:
         """`subjects` as a command line there has them: what its definition attaches has a name only here."""

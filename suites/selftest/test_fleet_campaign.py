@@ -86,10 +86,14 @@ def test_subjects_of_a_configuration_are_those_of_every_machine(
 @pytest.mark.parametrize(
     ("request_", "told"),
     [
-        (Request(subjects=("systemd-docker:sdk:runc",)), "did you mean 'docker:sdk:runc'"),
+        (
+            Request(subjects=("systemd-docker:sdk:runk",)),
+            r"^trixie: .*did you mean 'systemd-docker:sdk:runc'\?.*, systemd-containerd:grpc:runc",
+        ),
+        (Request(subjects=("systemd-docker:sdk:runc",)), "^ssh://root@there: .*did you mean 'docker:sdk:runc'"),
         (Request(suites=("lifecycles",)), "there is no suite 'lifecycles'"),
     ],
-    ids=["subject", "suite"],
+    ids=["subject of none", "subject of one", "suite"],
 )
 def test_what_one_machine_does_not_know_starts_none(
     request_: Request, told: str, monkeypatch: pytest.MonkeyPatch
