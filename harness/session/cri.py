@@ -16,7 +16,8 @@ from harness.client.cri_door import CALL_TIMEOUT_S, CriDoor, dial
 from harness.client.crilog import parse_cri_log
 from harness.client.streams import Streams, open_command, open_port
 from harness.clock import SYSTEM_CLOCK, wait_until
-from harness.errors import NotExpressible, RuntimeRefusal
+from harness.errors import NotExpressible, RuntimeRefusal, WaitTimeout
+from harness.linux.leases import is_open_for_writing
 from harness.model.container import ExecResult, LogLine, Network, Stream
 from harness.session.trial import IMAGE, Trial
 from harness.session.witness import Sighting
@@ -31,6 +32,8 @@ T = TypeVar("T")
 SLEEP = ("/bin/sleep", "3600")
 PATIENCE_S = 15.0
 SETTLE_PAUSE_S, SETTLED_ROUNDS = 0.01, 4
+OPEN_LOG_S = 3.0
+"""How long an engine may take to close the log of a container that has ended, before it is taken for one that never does."""
 
 MILESTONES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "1.26": ("ListPodSandboxMetrics", {}),
@@ -39,6 +42,19 @@ MILESTONES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 }
 """By release of the API a call that came with it. Fields have no version of their own: a server that does not know the
 call was not built from that release, and cannot know its fields either."""
+
+
+def settle(log: Path) -> None:
+    """Wait until the log of a container that has ended is whole: an engine may tell of the end before it has written the last
+    lines. That is when nobody can write to it any more; of an engine that keeps it open, when it stands still.
+    """
+    with contextlib.suppress(WaitTimeout):
+        wait_until(lambda: not is_open_for_writing(log), OPEN_LOG_S, f"{log} to be closed")
+    size, still = -1, 0
+    while still < SETTLED_ROUNDS:
+        SYSTEM_CLOCK.sleep(SETTLE_PAUSE_S)
+        last, size = size, log.stat().st_size if log.exists() else 0
+        still = still + 1 if size == last else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,18 +276,10 @@ class CriTrial:
     def ended(self, box: Box) -> Ran:
         """Wait for the end of a container. Raises `WaitTimeout`."""
         status = self.await_exit(box)
-        self._settle(box)
+        settle(box.log)
         lines = self.log(box)
         said = {stream: "".join(f"{line.text}\n" for line in lines if line.stream is stream) for stream in Stream}
         return Ran(box, status, said[Stream.STDOUT], said[Stream.STDERR])
-
-    def _settle(self, box: Box) -> None:
-        """Wait until a log stands still: an engine may tell of an end before it has written the last lines."""
-        size, still = -1, 0
-        while still < SETTLED_ROUNDS:
-            SYSTEM_CLOCK.sleep(SETTLE_PAUSE_S)
-            last, size = size, box.log.stat().st_size if box.log.exists() else 0
-            still = still + 1 if size == last else 0
 
     def status(self, box: Box, **request: Any) -> Any:
         """``ContainerStatus``."""

@@ -33,7 +33,8 @@ def rule(**more: Any) -> Changes:
 
 
 def hook(**more: Any) -> Changes:
-    return {"hooks.createRuntime": [{"path": "/bin/true", **more}]}
+    # It takes a while: of a timeout that is over at once, a runtime would else see now and then that it was kept.
+    return {"hooks.createRuntime": [{"path": "/bin/sleep", "args": ["sleep", "1"], **more}]}
 
 
 def rlimit(kind: str, count: int = 1) -> Changes:
