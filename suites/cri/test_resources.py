@@ -94,8 +94,10 @@ def test_out_of_memory(cri: CriTrial) -> None:
     """ContainerStatus.reason: "Must be set to "OOMKilled" for containers terminated by cgroup-based Out-of-Memory killer"."""
     hungry = ("/bin/sh", "-c", "exec tail -c 200000000 /dev/zero")
     limits = limited(memory_limit_in_bytes=24 * MB, memory_swap_limit_in_bytes=24 * MB)
-    status = cri.run(*hungry, linux=limits).status
-    assert (status.state, status.reason, status.exit_code) == (EXITED, "OOMKilled", 137)
+    ran = cri.run(*hungry, linux=limits)
+    assert (ran.status.state, ran.status.exit_code) == (EXITED, 137)
+    # An engine may learn of the end first, and of what it came from in the next moment.
+    cri.wait(lambda: cri.status(ran.box).reason == "OOMKilled", f"the reason of {ran.box.name}'s end to be OOMKilled")
 
 
 @pytest.mark.breach(drops(f"{RESOURCES}.oom_score_adj"))

@@ -18,6 +18,7 @@ SHORTCOMINGS = frozenset(
         "test_list_of_images_is_filtered",
         "test_log_path_cannot_leave_its_directory[../../escaped.log]",
         "test_network_of_a_pod",  # has no timestamp
+        "test_out_of_memory",  # now and then: with cgroup v1 its shim tells of none once the cgroup is gone
         "test_stop_of_a_removed_pod",
     }
 )
